@@ -1,0 +1,189 @@
+"""Everything that can happen to a market, as values.
+
+A command says *what* is wished. *Who* wishes it and *when* travel beside it (``participant`` and ``time_ns`` of
+``Engine.apply``), so that a payload can never name its own sender. The number is given by the sequencer.
+
+Arrays on the wire and in the log: ``["new", "a-1", "KDX-2107", 0, 10, 100000]``. Fields are only ever appended, with a
+default. Members may send the types of ``MemberCommand``; all others belong to the exchange.
+
+This module stays interpreted when the engine is compiled: mypyc drops the keywords of a Struct class.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from engine.types import (
+    PRICE_MAX,
+    QUANTITY_MAX,
+    OrderType,
+    Phase,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
+
+#: A member firm. Topics and logins carry it, never a payload.
+PARTICIPANT_PATTERN = r"^[a-z0-9-]{1,16}$"
+
+ClientOrderId = Annotated[str, Meta(min_length=1, max_length=36, pattern=r"^[!-~]+$")]
+"""Chosen by the member; unique per member for the log's life, over orders and requests alike."""
+InstrumentCode = Annotated[str, Meta(pattern=r"^[A-Z0-9-]{1,12}$")]
+InstrumentOrAll = Annotated[str, Meta(pattern=r"^[A-Z0-9-]{0,12}$")]
+Account = Annotated[str, Meta(max_length=32, pattern=r"^[!-~]*$")]
+"""The member's own opaque client reference; no personal data."""
+Price = Annotated[int, Meta(ge=0, le=PRICE_MAX)]
+"""Whole price units of the instrument; 0 means none."""
+Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
+"""Whole token units."""
+Date = Annotated[int, Meta(ge=0, le=99991231)]
+"""A business date as YYYYMMDD, for instance 20261124; 0 means none."""
+
+
+class _Command(Struct, gc=False, array_like=True, forbid_unknown_fields=True):
+    """What all commands share: an array whose first element names the type."""
+
+
+# --- what a member may send ------------------------------------------------------------------------------------------
+
+
+class NewOrder(_Command, tag="new"):
+    client_order_id: ClientOrderId
+    instrument: InstrumentCode
+    side: Side
+    quantity: Quantity
+    price: Price = 0  #: 0 for orders without a limit
+    order_type: OrderType = OrderType.LIMIT
+    time_in_force: TimeInForce = TimeInForce.DAY
+    account: Account = ""
+    display_quantity: Quantity = 0  #: iceberg peak; 0 shows everything
+    stop_price: Price = 0
+    minimum_quantity: Quantity = 0
+    post_only: bool = False
+    self_trade: SelfTrade = SelfTrade.DEFAULT
+    expire_date: Date = 0  #: last day of a GTD order
+
+
+class CancelOrder(_Command, tag="cancel"):
+    request_id: ClientOrderId
+    client_order_id: ClientOrderId  #: the order to cancel
+
+
+class AmendOrder(_Command, tag="amend"):
+    """Change price or quantity. A smaller quantity keeps priority, anything else loses it (market-rules 7)."""
+
+    request_id: ClientOrderId
+    client_order_id: ClientOrderId  #: the order to change
+    quantity: Quantity = 0  #: new total of the order, filled part included; 0 leaves it
+    price: Price = 0  #: new limit; 0 leaves it
+
+
+class MassCancel(_Command, tag="mass_cancel"):
+    """Cancel this member's open orders that meet every condition given; none given: all of them."""
+
+    request_id: ClientOrderId
+    instrument: InstrumentOrAll = ""
+    side: Side | None = None
+    price_from: Price = 0
+    price_to: Price = 0
+    account: Account = ""
+
+
+# --- what the exchange sends -----------------------------------------------------------------------------------------
+
+
+class TickRow(Struct, array_like=True, frozen=True):
+    """``tick`` holds for prices from ``start`` on, up to the next row's start (market-rules 3.2: ``up(p)``)."""
+
+    start: Price
+    tick: Price
+
+
+class LimitRow(Struct, array_like=True, frozen=True):
+    """Daily limit width for base prices below ``below`` (market-rules 5.2)."""
+
+    below: Price  #: 0 closes the table: any base price
+    width: Price
+
+
+class SetTickTable(_Command, tag="set_tick_table"):
+    table: str
+    effective: Date  #: first trading day on which it holds; 0: from the next day started
+    rows: list[TickRow]
+
+
+class SetLimitTable(_Command, tag="set_limit_table"):
+    table: str
+    effective: Date
+    rows: list[LimitRow]
+
+
+class SetCalendar(_Command, tag="set_calendar"):
+    """Business days are weekdays that are not in ``holidays``; dates outside first..last are refused, never guessed."""
+
+    first: Date
+    last: Date
+    holidays: list[Date]
+
+
+class ListInstrument(_Command, tag="list"):
+    """Bring an instrument to the market. It trades from the next ``StartDay`` on."""
+
+    instrument: InstrumentCode
+    profile: str = "START"  #: START, CONTINUOUS (later TSE_HYBRID)
+    reference_price: Price = 0  #: 0: none yet
+    lot: Quantity = 1
+    price_decimals: Annotated[int, Meta(ge=0, le=8)] = 0  #: a price unit is 10**-price_decimals yen
+    tick_table: str = "one"
+    limit_table: str = "none"
+    settlement_days: Annotated[int, Meta(ge=0, le=30)] = 2
+    ledger: str = "embedded"  #: which ledger adapter settles it
+    units_outstanding: Quantity = 0
+    rules: dict[str, int | str] = {}  #: deviations from the profile, see ``engine/profiles.py``
+
+
+class StartDay(_Command, tag="start_day"):
+    """Begin trading day ``date``: tables become effective, base prices and the day's limits are fixed."""
+
+    date: Date
+
+
+class SetPhase(_Command, tag="phase"):
+    """Move one book to its next phase. Entering an auction phase runs that auction, whole, in this one command."""
+
+    instrument: InstrumentCode
+    phase: Phase
+
+
+class SetReferencePrice(_Command, tag="reference"):
+    instrument: InstrumentCode
+    price: Price
+
+
+class SuspendInstrument(_Command, tag="suspend"):
+    """START's `V`. Orders stay; what the book refuses meanwhile is a rule of the instrument."""
+
+    instrument: InstrumentCode
+
+
+class ResumeInstrument(_Command, tag="resume"):
+    """START's `T`."""
+
+    instrument: InstrumentCode
+
+
+MemberCommand = NewOrder | CancelOrder | AmendOrder | MassCancel
+ExchangeCommand = (
+    SetTickTable
+    | SetLimitTable
+    | SetCalendar
+    | ListInstrument
+    | StartDay
+    | SetPhase
+    | SetReferencePrice
+    | SuspendInstrument
+    | ResumeInstrument
+)
+Command = MemberCommand | ExchangeCommand

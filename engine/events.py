@@ -1,0 +1,195 @@
+"""Everything the engine says, as values: the facts that follow from one command, in order.
+
+Events name their order by the member's own id and by the engine's number, so that a report, a tape and an explanation
+need nothing but the event. Private events carry ``participant``; the gateway never shows one member another's.
+
+This module stays interpreted when the engine is compiled: mypyc drops the keywords of a Struct class.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from engine.types import CancelReason, OrderType, Phase, Reason, Side, TimeInForce
+
+
+class _Event(Struct, gc=False, array_like=True):
+    """What all events share: an array whose first element names the type."""
+
+
+# --- private: one member's business ----------------------------------------------------------------------------------
+
+
+class Accepted(_Event, tag="accepted"):
+    """An order is in the market (it may trade or leave at once: see the events behind it)."""
+
+    participant: str
+    client_order_id: str
+    order_id: int  #: the engine's number, dense from 1, never changes
+    instrument: str
+    side: Side
+    quantity: int
+    price: int  #: 0: no limit
+    order_type: OrderType
+    time_in_force: TimeInForce
+    account: str
+    display_quantity: int = 0
+    repeat: bool = False  #: this answers a command that had been accepted before; nothing happened now
+    waiting: bool = False  #: outside the book for now: an untriggered stop, an on-close order before its call
+
+
+class Rejected(_Event, tag="rejected"):
+    """A command was refused and changed nothing."""
+
+    participant: str  #: "" when the exchange's own command was refused
+    client_order_id: str  #: the id of the refused command: client_order_id or request_id; "" for the exchange's own
+    reason: Reason
+    text: str  #: what was expected and what came, and where (``$.price``)
+    instrument: str = ""
+    repeat: bool = False
+
+
+class Cancelled(_Event, tag="cancelled"):
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    price: int
+    quantity: int  #: what was still open and is now gone
+    reason: CancelReason
+    request_id: str = ""  #: the member's request that caused it
+    repeat: bool = False
+    waiting: bool = False  #: it was outside the book (see Accepted)
+
+
+class Amended(_Event, tag="amended"):
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    quantity: int  #: new total, filled part included
+    price: int
+    open_quantity: int  #: still to trade after the amend
+    open_before: int
+    price_before: int
+    kept_priority: bool
+    request_id: str
+    repeat: bool = False
+    waiting: bool = False
+
+
+class MassCancelled(_Event, tag="mass_cancelled"):
+    """Closes the answer to a mass cancel; one ``Cancelled`` per order came before it."""
+
+    participant: str
+    request_id: str
+    count: int
+    repeat: bool = False
+
+
+# --- trades: two members' business, and the public's -----------------------------------------------------------------
+
+
+class Traded(_Event, tag="traded"):
+    """One match. The gateway makes a ``fill`` report for each side and a nameless public trade of it."""
+
+    trade_id: int  #: the match number, dense from 1 over the log's life
+    instrument: str
+    price: int
+    quantity: int
+    buyer: str
+    buy_client_order_id: str
+    buy_order_id: int
+    buy_open: int  #: still open on the order after this trade
+    buy_account: str
+    seller: str
+    sell_client_order_id: str
+    sell_order_id: int
+    sell_open: int
+    sell_account: str
+    maker: int  #: side of the resting order (Side), -1 in an auction
+    trade_date: int  #: YYYYMMDD; 0 while no day has been started
+    settlement_date: int  #: YYYYMMDD by T+n of the instrument; 0 while no day has been started
+    buy_limit: int = 0  #: limit under which the buy order stood in the book; 0: none
+    sell_limit: int = 0
+
+
+# --- public ----------------------------------------------------------------------------------------------------------
+
+
+class InstrumentListed(_Event, tag="listed"):
+    instrument: str
+    profile: str
+    lot: int
+    price_decimals: int
+    reference_price: int
+    settlement_days: int
+    ledger: str
+
+
+class ReferenceDataSet(_Event, tag="reference_data"):
+    """A table or calendar was taken in."""
+
+    kind: str  #: tick_table, limit_table, calendar
+    name: str
+    effective: int
+
+
+class DayStarted(_Event, tag="day_started"):
+    date: int
+
+
+class DayLimitsSet(_Event, tag="day_limits"):
+    """What holds for one book today."""
+
+    instrument: str
+    base_price: int  #: 0: none
+    lower_limit: int  #: 0: none
+    upper_limit: int  #: 0: none
+
+
+class PhaseChanged(_Event, tag="phase"):
+    instrument: str
+    phase: Phase
+    before: Phase
+
+
+class ReferencePriceSet(_Event, tag="reference"):
+    instrument: str
+    price: int
+
+
+class TradingStateChanged(_Event, tag="trading_state"):
+    instrument: str
+    suspended: bool
+
+
+class AuctionUncrossed(_Event, tag="uncrossed"):
+    """An auction was held. Its trades follow."""
+
+    instrument: str
+    phase: Phase
+    price: int  #: 0: no price, nothing traded
+    volume: int
+    surplus: int
+    trades: int
+
+
+Event = (
+    Accepted
+    | Rejected
+    | Cancelled
+    | Amended
+    | MassCancelled
+    | Traded
+    | InstrumentListed
+    | ReferenceDataSet
+    | DayStarted
+    | DayLimitsSet
+    | PhaseChanged
+    | ReferencePriceSet
+    | TradingStateChanged
+    | AuctionUncrossed
+)

@@ -1,0 +1,138 @@
+"""The words of the market: sides, order types, validities, phases, reasons.
+
+Small integers on the wire and in the log, names in Python. The numbers are part of the message contract
+(``docs/asyncapi.yaml``) and of every log ever written: never renumber, only append.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+#: Largest price, in price units of the instrument. Fits the 53 bits that JavaScript clients can hold.
+PRICE_MAX: Final = 2**48
+#: Largest quantity of one order, in whole token units.
+QUANTITY_MAX: Final = 2**40
+#: Price times quantity of one order stays below this, so that every sum of money fits a signed 64-bit integer.
+VALUE_MAX: Final = 2**62
+
+
+class Side(IntEnum):
+    BUY = 0
+    SELL = 1
+
+
+class OrderType(IntEnum):
+    """How an order is priced (market-rules 7)."""
+
+    LIMIT = 0
+    MARKET = 1
+    MARKET_TO_LIMIT = 2  #: trades like a market order, the rest becomes a limit at the price of its last fill
+    STOP = 3  #: becomes MARKET when the last price reaches ``stop_price``
+    STOP_LIMIT = 4  #: becomes LIMIT when the last price reaches ``stop_price``
+
+
+class TimeInForce(IntEnum):
+    """How long an order lives (market-rules 7)."""
+
+    DAY = 0
+    IOC = 1
+    FOK = 2
+    GTC = 3
+    GTD = 4
+    ON_OPEN = 5
+    ON_CLOSE = 6
+    FUNARI = 7
+
+
+class Phase(IntEnum):
+    """State of one book. The first eight carry START's own names and follow one another (market-rules 1)."""
+
+    CLOSED = 0
+    PRE_OPEN = 1
+    PRE_OPEN_NCP = 2
+    OPENING_AUCTION = 3
+    BREAK = 4
+    PRE_CLOSE = 5
+    PRE_CLOSE_NCP = 6
+    CLOSING_AUCTION = 7
+    CONTINUOUS = 8  #: zaraba
+    CALL = 9  #: a call outside the day's two: re-opening after a halt, volatility, N calls a day
+    CALL_AUCTION = 10
+
+    @property
+    def label(self) -> str:
+        """The name START prints, for instance ``PreOpenNCP``."""
+        return PHASE_LABELS[self]
+
+
+PHASE_LABELS: Final = {
+    Phase.CLOSED: "Closed",
+    Phase.PRE_OPEN: "PreOpen",
+    Phase.PRE_OPEN_NCP: "PreOpenNCP",
+    Phase.OPENING_AUCTION: "OpeningAuction",
+    Phase.BREAK: "Break",
+    Phase.PRE_CLOSE: "PreClose",
+    Phase.PRE_CLOSE_NCP: "PreCloseNCP",
+    Phase.CLOSING_AUCTION: "ClosingAuction",
+    Phase.CONTINUOUS: "Continuous",
+    Phase.CALL: "Call",
+    Phase.CALL_AUCTION: "CallAuction",
+}
+
+
+class SelfTrade(IntEnum):
+    """What happens when an order would trade with its own group (market-rules 7)."""
+
+    DEFAULT = 0  #: as the instrument's rules say
+    NONE = 1
+    CANCEL_NEWEST = 2
+    CANCEL_OLDEST = 3
+    CANCEL_BOTH = 4
+    DECREMENT = 5
+
+
+class CancelReason(IntEnum):
+    """Why an order left the book without being filled."""
+
+    MEMBER = 0  #: the member's own cancel
+    MASS_CANCEL = 1  #: the member's own mass cancel
+    REMAINDER = 2  #: rest of an IOC or market order, or an FOK that could not fill whole
+    EXPIRED = 3  #: validity ended
+    SELF_TRADE = 4
+    OPERATOR = 5
+    DISCONNECT = 6
+    REPLACED = 7  #: an amend to a total at or below what was already filled
+    LIMITS = 8  #: no longer valid under new ticks, limits or eligibility
+
+
+class Reason(IntEnum):
+    """Why a command was refused. The first check that fails names it; the order of checks is fixed."""
+
+    NONE = 0
+    UNKNOWN_INSTRUMENT = 1
+    WRONG_PHASE = 2
+    SUSPENDED = 3
+    DUPLICATE_CLIENT_ORDER_ID = 4
+    UNKNOWN_ORDER = 5
+    OFF_TICK = 6
+    OFF_LOT = 7
+    ABOVE_LIMIT = 8
+    BELOW_LIMIT = 9
+    BAD_PRICE = 10  #: a price where none belongs, or none where one is needed
+    BAD_QUANTITY = 11
+    VALUE_TOO_LARGE = 12
+    NOT_OFFERED = 13  #: order type, validity or option that this instrument does not offer
+    MARKET_ORDERS_RESTRICTED = 14
+    ORDER_FILLED = 15  #: cancel or amend of an order that is filled
+    ORDER_GONE = 16  #: cancel or amend of an order that was cancelled or has expired
+    NO_CHANGE = 17  #: an amend that changes nothing
+    BAD_TRANSITION = 18  #: the phase does not follow the present one
+    BAD_REFERENCE_DATA = 19
+    ALREADY_LISTED = 20
+    DATE_OUTSIDE_CALENDAR = 21
+    NO_DAY = 22  #: the trading day has not been started
+    SELF_TRADE = 23
+    WOULD_TRADE = 24  #: a post-only order that would take liquidity
+    NOT_PERMITTED = 25
+    BAD_IDENTITY = 26  #: a participant, account or client_order_id that is not well formed

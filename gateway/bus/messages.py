@@ -1,0 +1,229 @@
+"""The messages on the bus: MessagePack, a map on the outside, arrays where there are many.
+
+``docs/asyncapi.yaml`` describes the same for other languages; ``tests`` compare the two.
+
+A member publishes ``Inbound`` to its ``in`` topic and reads ``Outbound`` from its ``out`` topic (``topics.py``).
+Everybody reads market data. Correlation lives in the payload, so the contract is the same on MQTT 3.1.1 and 5.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
+from engine.types import OrderType, Side, TimeInForce
+
+#: Most commands in one message; a larger batch is refused whole.
+BATCH_MAX: Final = 1_000
+#: Largest payload that is looked at, in bytes.
+PAYLOAD_MAX: Final = 256 * 1024
+
+NOTHING: Final = msgspec.Raw(b"\x90")  #: an empty MessagePack array
+
+
+# --- member to exchange ----------------------------------------------------------------------------------------------
+
+
+class Inbound(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One message of a member: a batch of commands, or a question.
+
+    ``commands`` is an array of ``engine.commands.MemberCommand``, kept as raw bytes: they go into the log as they came.
+    """
+
+    v: Literal[1] = 1
+    message_id: Annotated[str, Meta(max_length=36)] = ""  #: echoed when the message as a whole is answered
+    commands: msgspec.Raw = NOTHING
+    resend_from: Annotated[int, Meta(ge=1, le=2**53)] | None = None  #: ask for reports from this number on
+    open_orders: bool = False  #: ask for one's open orders
+
+
+# --- exchange to member ----------------------------------------------------------------------------------------------
+
+
+class Fill(Struct, array_like=True, gc=False, tag="fill"):
+    """One side of a trade, for its owner."""
+
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    price: int
+    quantity: int  #: of this fill
+    open_quantity: int  #: still open on the order
+    trade_id: int
+    auction: bool
+    counterparty: str
+    account: str
+    trade_date: int
+    settlement_date: int
+
+
+PrivateEvent = Accepted | Rejected | Cancelled | Amended | MassCancelled | Fill
+
+
+class Report(Struct, array_like=True, gc=False):
+    """A fact about a member's business. Its number is that of its place: ``Reports.first`` plus its index."""
+
+    sequence: int  #: of the command it follows from
+    time_ns: int
+    event: PrivateEvent
+
+
+class Reports(Struct, gc=False, tag_field="kind", tag="reports"):
+    """Reports are numbered per member, dense from 1, and can be asked for again from any number on."""
+
+    first: int  #: number of the first report in here
+    reports: list[Report]
+    resent: bool = False
+    v: Literal[1] = 1
+
+
+class OpenOrder(Struct, array_like=True, gc=False):
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    price: int
+    quantity: int  #: total, filled part included
+    open_quantity: int
+    order_type: OrderType
+    time_in_force: TimeInForce
+    account: str
+
+
+class OpenOrders(Struct, gc=False, tag_field="kind", tag="open_orders"):
+    next_report: int  #: the orders are as of just before this report
+    orders: list[OpenOrder]
+    message_id: str = ""
+    v: Literal[1] = 1
+
+
+class Hello(Struct, gc=False, tag_field="kind", tag="hello"):
+    """Said to every member when the exchange (re)starts, and as the end of a resend: lets a client see a gap."""
+
+    next_report: int
+    sequence: int  #: last command applied
+    v: Literal[1] = 1
+
+
+class MessageError(Struct, gc=False, tag_field="kind", tag="error"):
+    """A message as a whole was not taken: none of its commands has a sequence, none had an effect."""
+
+    code: Literal["MALFORMED", "TOO_LARGE", "THROTTLED", "RETAINED", "UNKNOWN_MEMBER", "NOT_AVAILABLE"]
+    text: str  #: what was expected, what came
+    place: str = "$"  #: where, for instance ``$.commands[2].price``
+    message_id: str = ""
+    retry_after_ms: int = 0  #: THROTTLED: when to try again
+    first_available: int = 0  #: NOT_AVAILABLE: first report number that can still be resent
+    v: Literal[1] = 1
+
+
+Outbound = Reports | OpenOrders | Hello | MessageError
+
+
+# --- market data -----------------------------------------------------------------------------------------------------
+# ``n`` counts the messages of one instrument over all kinds but ``snapshot``, dense from 1: a hole is a lost message.
+
+
+class Level(Struct, array_like=True, gc=False):
+    price: int  #: 0: market orders
+    quantity: int  #: 0: the level is gone
+
+
+class Indicative(Struct, gc=False, tag_field="kind", tag="indicative"):
+    """During a call, what the book would do were the auction now."""
+
+    n: int
+    time_ns: int
+    price: int  #: 0: no price
+    volume: int
+    surplus: int  #: buys minus sells left at the price
+    v: Literal[1] = 1
+
+
+class AuctionResult(Struct, gc=False, tag_field="kind", tag="auction"):
+    n: int
+    time_ns: int
+    phase: int
+    price: int
+    volume: int
+    surplus: int
+    trades: int
+    v: Literal[1] = 1
+
+
+class PublicTrade(Struct, array_like=True, gc=False):
+    trade_id: int
+    price: int
+    quantity: int
+    maker: int  #: side of the resting order, -1 in an auction
+
+
+class Trades(Struct, gc=False, tag_field="kind", tag="trades"):
+    n: int
+    time_ns: int
+    trades: list[PublicTrade]
+    v: Literal[1] = 1
+
+
+class Depth(Struct, gc=False, tag_field="kind", tag="depth"):
+    """New total quantity of every level that changed."""
+
+    n: int
+    time_ns: int
+    bids: list[Level]
+    asks: list[Level]
+    digest: int | None = None  #: now and then: crc32 over the whole book after this message, see ``marketdata.digest``
+    v: Literal[1] = 1
+
+
+class PhaseMessage(Struct, gc=False, tag_field="kind", tag="phase"):
+    n: int
+    time_ns: int
+    phase: str  #: START's name, for instance PreOpenNCP
+    suspended: bool
+    trading_date: int
+    v: Literal[1] = 1
+
+
+class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
+    """All a newcomer needs (retained). Continue with the messages numbered above ``n``."""
+
+    n: int
+    time_ns: int
+    instrument: str
+    phase: str
+    suspended: bool
+    trading_date: int
+    price_decimals: int
+    lot: int
+    reference_price: int
+    lower_limit: int
+    upper_limit: int
+    last_price: int
+    last_quantity: int
+    volume: int  #: traded today
+    indicative_price: int
+    indicative_volume: int
+    indicative_surplus: int
+    bids: list[Level]  #: best first; price 0 (market orders) before all
+    asks: list[Level]
+    digest: int
+    v: Literal[1] = 1
+
+
+MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | Snapshot
+
+
+class Status(Struct, gc=False, tag_field="kind", tag="status"):
+    """Retained on ``dojima/v1/status``; the broker publishes state ``down`` (last will) when the exchange goes away."""
+
+    state: Literal["up", "down"]
+    sequence: int = 0
+    time_ns: int = 0
+    trading_date: int = 0
+    v: Literal[1] = 1
