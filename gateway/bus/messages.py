@@ -99,11 +99,16 @@ class OpenOrders(Struct, gc=False, tag_field="kind", tag="open_orders"):
     next_report: int  #: the orders are as of just before this report
     orders: list[OpenOrder]
     message_id: str = ""
+    more: bool = False  #: another part of the same answer follows (a message stays below a few hundred kilobytes)
     v: Literal[1] = 1
 
 
 class Hello(Struct, gc=False, tag_field="kind", tag="hello"):
-    """Said to every member when the exchange (re)starts, and as the end of a resend: lets a client see a gap."""
+    """Said to every member when the exchange (re)starts or finds its broker again, and as the end of a resend.
+
+    It lets a client see a gap. One answer to ``resend_from`` carries a bounded number of reports; a client that still
+    misses some below ``next_report`` asks again from its own next number.
+    """
 
     next_report: int
     sequence: int  #: last command applied
@@ -127,6 +132,8 @@ Outbound = Reports | OpenOrders | Hello | MessageError
 
 # --- market data -----------------------------------------------------------------------------------------------------
 # ``n`` counts the messages of one instrument over all kinds but ``snapshot``, dense from 1: a hole is a lost message.
+# Whenever the exchange starts again, ``n`` jumps ahead to a number never used before, and the snapshot says so first: a
+# subscriber meets a hole, takes the snapshot, and goes on.
 
 
 class Level(Struct, array_like=True, gc=False):
@@ -161,11 +168,12 @@ class PublicTrade(Struct, array_like=True, gc=False):
     price: int
     quantity: int
     maker: int  #: side of the resting order, -1 in an auction
+    time_ns: int = 0
 
 
 class Trades(Struct, gc=False, tag_field="kind", tag="trades"):
     n: int
-    time_ns: int
+    time_ns: int  #: of the last one in here
     trades: list[PublicTrade]
     v: Literal[1] = 1
 
