@@ -1,0 +1,1 @@
+"""The command line, ``dojima``: one file per command, ``main.py`` puts them together."""
