@@ -1,0 +1,1 @@
+"""Who trades with whom, at what price: the book, continuous matching, itayose."""
