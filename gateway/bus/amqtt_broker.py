@@ -1,0 +1,120 @@
+"""The embedded broker's process: ``python -m gateway.bus.amqtt_broker``, started by ``embedded.py``.
+
+One line of JSON on standard input says port and secret, one line on standard output answers with the port; then the
+end of standard input is the end of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hmac
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
+from amqtt.broker import Broker
+from amqtt.contexts import Action
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+from amqtt.session import Session
+
+from gateway.bus import topics
+from gateway.bus.embedded import EXCHANGE_LOGIN
+
+
+class ByName(BaseAuthPlugin):  # type: ignore[misc,type-arg,unused-ignore]
+    """Everybody logs in with a name; the exchange proves that it is the exchange."""
+
+    @dataclass
+    class Config:
+        secret: str = ""
+
+    async def authenticate(self, *, session: Session) -> bool | None:
+        if session.username == EXCHANGE_LOGIN:
+            return hmac.compare_digest((session.password or "").encode(), self.config.secret.encode())
+        return bool(session.username)
+
+
+class OwnTopics(BaseTopicPlugin):  # type: ignore[misc,unused-ignore]
+    """The access list of ``deploy/mosquitto/acl``, for this broker."""
+
+    @dataclass
+    class Config:
+        pass
+
+    async def topic_filtering(
+        self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
+    ) -> bool | None:
+        if session is None or topic is None:
+            return False
+        if session.username == EXCHANGE_LOGIN:
+            return True
+        if action == Action.PUBLISH:
+            return bool(topic == topics.inbound(session.username or ""))
+        return bool(
+            topic in (topics.outbound(session.username or ""), topics.STATUS) or topic.startswith(f"{topics.ROOT}/md/")
+        )
+
+
+def die_with_parent(parent: int) -> None:
+    """End when the parent does: by the kernel's word on Linux, and everywhere by the end of standard input."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; fires for the thread that started us,
+        # so it is an addition, never the only means; and the parent may be gone already:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(0)  # nothing to save: this broker keeps all in memory
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+async def serve(port: int, secret: str) -> None:
+    here = "gateway.bus.amqtt_broker"
+    broker = Broker(
+        {
+            # "external": the sockets are ours, so that port 0 can be asked what it became
+            "listeners": {"default": {"type": "external"}},
+            "plugins": {f"{here}.ByName": {"secret": secret}, f"{here}.OwnTopics": {}},
+        }
+    )
+    await broker.start()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await broker.external_connected(StreamReaderAdapter(reader), StreamWriterAdapter(writer), "default")
+
+    try:
+        server = await asyncio.start_server(connected, "127.0.0.1", port)
+    except OSError as error:
+        print(json.dumps({"error": f"port {port}: {error}"}), flush=True)
+        os._exit(1)
+    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
+    await server.serve_forever()
+
+
+def main() -> None:
+    # os.read, not sys.stdin: a buffered reader would sit on the end of the stream that ``watch`` waits for.
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1)
+        if not piece:
+            sys.exit("Expected one line of JSON on standard input")
+        line += piece
+    start: dict[str, Any] = json.loads(line)
+    die_with_parent(start["parent"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.ERROR)  # amqtt tells every client's coming and going as warnings
+    asyncio.run(serve(start["port"], start["secret"]))
+
+
+if __name__ == "__main__":
+    main()
