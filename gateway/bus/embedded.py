@@ -1,9 +1,9 @@
 """The broker that comes along: amqtt in a process of its own, for laptops, demos and tests.
 
 It listens on the loopback interface only and ends with its parent, however the parent ends: the child watches a pipe
-whose other end dies with the parent, and on Linux asks the kernel for a signal as well. Clients log in by name, without a
-password; only the exchange's own login has one, made anew at every start. So identities here are honest mistakes apart,
-not secure: real use is mosquitto with ``deploy/mosquitto``.
+whose other end dies with the parent, and on Linux asks the kernel for a signal as well. Clients log in by name, without
+a password; only the exchange's own login has one, made anew at every start. So this keeps members from mixing up their
+topics, not from lying about who they are: real use is mosquitto with ``deploy/mosquitto``.
 
 ``amqtt_broker.py`` is the child.
 """

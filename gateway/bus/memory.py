@@ -25,8 +25,8 @@ class MemoryBus:
     """Broker and members in one object.
 
     ``publish_as`` plays a member; ``out``, ``market`` and ``status`` hold, decoded, what the exchange said. A listener
-    (``on_message``) hears every raw outgoing message as ``(topic, payload)``, with topics ``out/MEMBER``, ``md/CODE/KIND``
-    and ``status``.
+    (``on_message``) hears every raw outgoing message as ``(topic, payload)``, with topics ``out/MEMBER``,
+    ``md/CODE/KIND`` and ``status``.
     """
 
     def __init__(self) -> None:
