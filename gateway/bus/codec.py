@@ -1,0 +1,134 @@
+"""From a member's bytes to commands, or to an answer that names the place.
+
+Whatever arrives, ``decode`` either returns a ``Request`` or raises ``Refused`` with text and place for the sender;
+nothing else comes out of it. Types say what is allowed (``engine.commands``), msgspec checks it, and this module only
+translates msgspec's ``$[2][5]`` into the name a person knows: ``$.commands[2].price``.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import Meta, Raw
+
+from engine.commands import MemberCommand
+from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Inbound, MessageError
+
+Commands = Annotated[list[MemberCommand], Meta(max_length=BATCH_MAX)]
+
+_inbound: Final = msgspec.msgpack.Decoder(Inbound)
+_commands: Final = msgspec.msgpack.Decoder(Commands)
+_loose: Final = msgspec.msgpack.Decoder(list[Raw])
+_any: Final = msgspec.msgpack.Decoder()
+_encoder: Final = msgspec.msgpack.Encoder()
+
+_STRUCTS: Final = {command.__struct_config__.tag: command for command in get_args(MemberCommand)}
+#: Names of the array positions of each command; position 0 is the command's own name.
+FIELDS: Final = {tag: ("command", *struct.__struct_fields__) for tag, struct in _STRUCTS.items()}
+_REQUIRED: Final = {
+    tag: 1 + len(struct.__struct_fields__) - len(struct.__struct_defaults__) for tag, struct in _STRUCTS.items()
+}
+#: Fields that hold one of a few numbers, and what these mean.
+_CHOICES: Final = {
+    field.name: ", ".join(f"{choice.value} ({choice.name})" for choice in kind)
+    for struct in _STRUCTS.values()
+    for field in msgspec.structs.fields(struct)
+    for kind in (field.type, *get_args(field.type))
+    if isinstance(kind, type) and issubclass(kind, IntEnum)
+}
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`$")
+_ELEMENT: Final = re.compile(r"^\[(\d+)\](?:\[(\d+)\])?(.*)$")
+
+#: What decoding hostile bytes may raise: DecodeError and UnicodeDecodeError are ValueErrors, deep nesting ends in
+#: RecursionError.
+DECODE_ERRORS: Final = (ValueError, RecursionError, OverflowError, MemoryError)
+
+
+class Request(NamedTuple):
+    """One member's message, checked. ``raw`` is the array of commands as it came: it goes into the log so."""
+
+    commands: list[MemberCommand]
+    raw: Raw
+    message_id: str
+    resend_from: int | None
+    open_orders: bool
+
+
+class Refused(Exception):
+    """The message cannot be taken. ``answer`` says why, to its sender."""
+
+    def __init__(self, code: Literal["MALFORMED", "TOO_LARGE"], text: str, place: str, message_id: str = "") -> None:
+        super().__init__(text)
+        self.answer = MessageError(code=code, text=text, place=place, message_id=message_id)
+
+
+def decode(payload: bytes) -> Request:
+    """Raises ``Refused`` and nothing else."""
+    if len(payload) > PAYLOAD_MAX:
+        raise Refused("TOO_LARGE", f"Expected at most {PAYLOAD_MAX} bytes, got {len(payload)}", "$")
+    try:
+        message = _inbound.decode(payload)
+    except DECODE_ERRORS as error:
+        text, place = _split(error)
+        raise Refused("MALFORMED", text, f"${place}") from None
+    try:
+        commands = _commands.decode(message.commands)
+    except DECODE_ERRORS as error:
+        text, place = _split(error)
+        text, place = _name(text, place, message.commands)
+        raise Refused("MALFORMED", text, place, message.message_id) from None
+    return Request(commands, message.commands, message.message_id, message.resend_from, message.open_orders)
+
+
+def message_id_of(payload: bytes) -> str:
+    """The id of a message that is refused for another reason than its content; "" if it cannot be read."""
+    try:
+        return _inbound.decode(payload).message_id if len(payload) <= PAYLOAD_MAX else ""
+    except DECODE_ERRORS:
+        return ""
+
+
+def _split(error: BaseException) -> tuple[str, str]:
+    """An error's text, and the place behind ``$`` where msgspec names one."""
+    if isinstance(error, RecursionError):
+        return "Expected arrays and maps a few levels deep, got deeper nesting", ""
+    text = str(error)
+    found = _PLACE.search(text)
+    return (text[: found.start()], found.group(1)) if found else (text, "")
+
+
+def _name(text: str, place: str, raw: Raw) -> tuple[str, str]:
+    """Place and text of an error inside the array of commands, as a member reads them."""
+    found = _ELEMENT.match(place)
+    if found is None:
+        return text, f"$.commands{place}"
+    index = int(found.group(1))
+    try:
+        parts = _loose.decode(_loose.decode(raw)[index])
+        tag = _any.decode(parts[0])
+        fields = FIELDS.get(tag, ())
+        position = None if found.group(2) is None else int(found.group(2))
+        if position is None:
+            if fields and len(parts) < _REQUIRED[tag]:
+                text += f": no {', no '.join(fields[len(parts) : _REQUIRED[tag]])}"
+            return text, f"$.commands[{index}]"
+        name = fields[position] if position < len(fields) else "command" if position == 0 else str(position)
+        value = tag if position == 0 else _any.decode(parts[position])
+        if text.startswith("Invalid"):
+            text = f"Expected one of {', '.join(FIELDS) if position == 0 else _CHOICES.get(name, text)}"
+        if ", got" not in text:
+            text += f", got {_short(value)}"
+        return text, f"$.commands[{index}].{name}{found.group(3)}"
+    except (*DECODE_ERRORS, IndexError, TypeError):  # the bytes are too broken to say more
+        return text, f"$.commands{place}"
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+encode = _encoder.encode
