@@ -16,8 +16,8 @@ keeps ``InstrumentListed`` (which ledger, how many decimals), ``DayStarted`` (th
 ``settlement.cursor`` is the last sequence that is durable in the outbox; a service that need not rebuild anything else
 may replay from ``cursor + 1``.
 
-The settlement day: ``DayStarted`` in the log moves the business date forward by itself. ``await advance(date)`` does the
-same for a date on which no market opens (the demo walks to T+2 that way) and returns when all that is due was tried.
+The settlement day: ``DayStarted`` in the log moves the business date forward by itself. ``await advance(date)`` does
+the same for a date on which no market opens (the demo walks to T+2 that way) and returns when all due was tried.
 ``await cut_off()`` ends the settlement day: what is still short becomes FAILED_TODAY and is tried on the next.
 ``advance`` and ``DayStarted`` include the cut-off of the day before.
 

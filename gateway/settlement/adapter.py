@@ -301,7 +301,7 @@ class LedgerAdapter(Protocol):
         ...
 
     async def hold(self, hold_id: str, account: str, asset: str, quantity: int, expires: int) -> Receipt:
-        """Set units or yen aside until released, or until ``expires`` (nanoseconds; 0: never). Raises Short, Conflict."""
+        """Set units or yen aside until released or ``expires`` (nanoseconds; 0: never). Raises Short, Conflict."""
         ...
 
     async def release(self, hold_id: str) -> Receipt:
@@ -309,13 +309,13 @@ class LedgerAdapter(Protocol):
         ...
 
     async def submit(self, ins: Instruction) -> Receipt:
-        """Hand over an instruction. Same id and hash: the present state, no effect. Raises Short, Rejected, Conflict."""
+        """Hand over. Same id and hash: no effect, the present state. Raises Short, Rejected, Conflict."""
         ...
 
     async def submit_batch(self, instructions: Sequence[Instruction], atomic: bool) -> list[Receipt | LedgerError]:
         """Hand over many, at most ``batch_max``; one answer each, in order.
 
-        Not atomic: what is refused stands in its place as the error ``submit`` would have raised, the others go through.
+        Not atomic: what is refused stands in its place as the error of ``submit``, the rest goes through.
         Atomic: all or none, and the first refusal is raised.
         """
         ...
