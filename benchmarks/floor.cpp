@@ -234,7 +234,7 @@ int main(int argc, char** argv) {
   const double median = runs % 2 ? ns[runs / 2] : (ns[runs / 2 - 1] + ns[runs / 2]) / 2;
 
   std::vector<uint64_t> checksums(symbol_max + 1, 0);
-  uint64_t volume = 0, notional = 0, resting = 0;
+  uint64_t volume = 0, notional = 0, resting = 0, resting_quantity = 0;
   for (size_t i = 0; i < market.trade_count; ++i) {
     const Trade& t = market.trades[i];
     uint64_t& h = checksums[t.symbol];
@@ -243,12 +243,16 @@ int main(int argc, char** argv) {
     volume += t.quantity;
     notional += static_cast<uint64_t>(t.price) * t.quantity;
   }
-  for (const Order& order : market.orders) resting += order.quantity != 0;
+  for (const Order& order : market.orders) {
+    resting += order.quantity != 0;
+    resting_quantity += order.quantity;
+  }
 
   std::printf("{\"ns_best\": %.2f, \"ns_median\": %.2f, \"runs\": %d, \"ops\": %zu, \"symbols\": %u, ", ns.front(), median,
               runs, records.size(), symbol_max + 1);
   std::printf("\"trades\": %zu, \"volume\": %" PRIu64 ", \"notional\": %" PRIu64 ", \"resting\": %" PRIu64 ", ",
               market.trade_count, volume, notional, resting);
+  std::printf("\"resting_quantity\": %" PRIu64 ", ", resting_quantity);
   if (symbol_max == 0)
     std::printf("\"checksum\": %" PRIu64 ", ", checksums[0]);
   else
