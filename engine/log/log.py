@@ -516,7 +516,7 @@ class Log:
     def _append(self, kind: int, commands: int, payload: bytes) -> Ticket:
         """Write one record."""
         if self._failed is not None:
-            raise LogFailed(f"The log failed before and takes nothing more: {self._failed}") from self._failed
+            raise LogFailed(f"The log takes nothing more: {self._failed}") from self._failed
         if len(payload) > RECORD_MAX:
             raise ValueError(f"Expected a batch of at most {RECORD_MAX} bytes, got {len(payload)}")
         offset, sequence, chain = self._written
@@ -550,7 +550,7 @@ class Log:
         """
         with self._syncing:
             if self._failed is not None:
-                raise LogFailed(f"The log failed before and takes nothing more: {self._failed}") from self._failed
+                raise LogFailed(f"The log takes nothing more: {self._failed}") from self._failed
             written = self._written
             try:
                 self._file.sync()
@@ -578,7 +578,7 @@ class Log:
                 self._file.truncate(self.end)
                 self._file.sync()
         finally:
-            self._failed = self._failed or ValueError("the log is closed")
+            self._failed = self._failed or ValueError("it is closed")
             self._file.close()
             self._mark.close()
             self.storage.close()
