@@ -1,8 +1,8 @@
 """Time, as a port: the exchange reads it here and nowhere else.
 
 *Market time* (``now_ns``) is what commands are stamped with and what the schedule runs by; it may be accelerated, and
-it goes on from the log's last stamp after a restart. *Machine time* (``monotonic_ns``, ``sleep``) measures the machine's
-own resources: throttles, intervals between snapshots, back-off. A simulator replaces both.
+it goes on from the log's last stamp after a restart. *Machine time* (``monotonic_ns``, ``sleep``) measures what the
+machine itself can bear: throttles, intervals between snapshots, back-off. A simulator replaces both.
 """
 
 from __future__ import annotations

@@ -1,0 +1,191 @@
+"""Session times: which of the exchange's own commands are due, by calendar, configuration and what the log already says.
+
+It keeps no state of its own. It is a fold over events like everything else, so after a crash in the middle of a day it
+knows which phases the books have been through; those that were missed come next, in their order, each auction included:
+a book cannot reach Break but through OpeningAuction. A day that was not begun before its last session time had passed is
+left out whole, with a word in the log of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, NamedTuple
+
+from engine.calendar import Calendar
+from engine.commands import ExchangeCommand, SetPhase, StartDay
+from engine.events import DayStarted, Event, InstrumentListed, PhaseChanged
+from engine.types import Phase
+from gateway import config as settings
+from gateway.clock import SECOND_NS
+
+logger = logging.getLogger("dojima.schedule")
+
+_EPOCH: Final = date(1970, 1, 1)
+
+
+class Step(NamedTuple):
+    """A book enters ``phase`` at ``at`` seconds after local midnight."""
+
+    at: int
+    phase: Phase
+
+
+class _Book:
+    """Where one instrument stands in its day."""
+
+    __slots__ = ("done", "phase", "steps", "today")
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+        self.done = 0  #: how many of today's steps were taken
+        self.today = False  #: it takes part in the day that was started
+        self.phase = Phase.CLOSED
+
+    @property
+    def open_steps(self) -> bool:
+        return self.today and self.done < len(self.steps)
+
+
+class Schedule:
+    """Asked "what is due?" whenever time has passed; told every event.
+
+    ``calendar`` says on which dates the market opens; ``offset`` is the local time's distance from UTC in seconds.
+    """
+
+    def __init__(
+        self,
+        sessions: Mapping[str, Sequence[Step]],
+        calendar: Calendar,
+        *,
+        day_start: int = 0,
+        offset: int = 9 * 3600,
+        open_days: int = 0,
+        days: int = 0,
+    ) -> None:
+        self._sessions = sessions
+        self._calendar = calendar
+        self._day_start = day_start
+        self._offset = offset
+        self._open_days = open_days
+        self._days = days
+        self._books: dict[str, _Book] = {}
+        self.trading_date = 0  #: YYYYMMDD of the day last started; 0: none yet
+        self.days_started = 0
+        self._skipped = 0  # the last date that was left out
+
+    @staticmethod
+    def from_config(section: settings.Schedule, calendar: Calendar) -> Schedule:
+        return Schedule(
+            {
+                profile: [Step(settings.seconds_of_day(at), settings.phase_of(label)) for at, label in steps]
+                for profile, steps in section.sessions.items()
+            },
+            calendar,
+            day_start=settings.seconds_of_day(section.day_start),
+            offset=settings.offset_seconds(section.utc_offset),
+            open_days=section.open_days,
+            days=section.days,
+        )
+
+    # --- what happened ---------------------------------------------------------------------------------------------
+
+    def fold(self, events: Iterable[Event]) -> None:
+        """Take in what one command led to. Every command's events, in order, replayed ones too."""
+        for event in events:
+            kind = type(event)
+            if kind is PhaseChanged:
+                assert isinstance(event, PhaseChanged)
+                book = self._books[event.instrument]
+                book.phase = event.phase
+                for index in range(book.done, len(book.steps)):
+                    if book.steps[index].phase == event.phase:
+                        book.done = index + 1
+                        break
+            elif kind is InstrumentListed:
+                assert isinstance(event, InstrumentListed)
+                self._books[event.instrument] = _Book(self._sessions.get(event.profile, ()))
+            elif kind is DayStarted:
+                assert isinstance(event, DayStarted)
+                self.trading_date = event.date
+                self.days_started += 1
+                for book in self._books.values():
+                    book.done = 0
+                    book.today = not self._open_days or self.days_started <= self._open_days
+
+    # --- what comes next -------------------------------------------------------------------------------------------
+
+    def due(self, now_ns: int) -> list[ExchangeCommand]:
+        """The commands to give now, in order; ask again until there are none.
+
+        Commands given are counted as taken, so one that the engine refuses is not given again.
+        """
+        commands: list[tuple[int, int, ExchangeCommand]] = []
+        for code, book in self._books.items():
+            if not book.open_steps:
+                continue
+            step = book.steps[book.done]
+            # One step of each book at a time: all books' opening auctions come before any book's Break.
+            if self._time_ns(self.trading_date, step.at) <= now_ns:
+                commands.append((step.at, book.done, SetPhase(code, step.phase)))
+        if commands:
+            first = min(command[:2] for command in commands)
+            chosen = [command for at, index, command in commands if (at, index) == first]
+            for command in chosen:
+                assert isinstance(command, SetPhase)
+                self._books[command.instrument].done += 1
+            return chosen
+        if any(book.open_steps for book in self._books.values()):
+            return []
+        next_date = self._next_date(now_ns)
+        if next_date and self._time_ns(next_date, self._day_start) <= now_ns:
+            return [StartDay(next_date)]
+        return []
+
+    def next_ns(self, now_ns: int) -> int | None:
+        """When something is due next, in market time; None when nothing ever will be."""
+        times = [
+            self._time_ns(self.trading_date, book.steps[book.done].at)
+            for book in self._books.values()
+            if book.open_steps
+        ]
+        if times:
+            return min(times)
+        next_date = self._next_date(now_ns)
+        return self._time_ns(next_date, self._day_start) if next_date else None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing can trade or be entered: every book is closed."""
+        return all(book.phase == Phase.CLOSED for book in self._books.values())
+
+    @property
+    def ended(self) -> bool:
+        """All the days that were asked for have passed."""
+        return (
+            self._days > 0
+            and self.days_started >= self._days
+            and not any(book.open_steps for book in self._books.values())
+        )
+
+    def _next_date(self, now_ns: int) -> int:
+        """The next day to start: today if it is still worth it, else the business day after. 0: no more."""
+        if self._days and self.days_started >= self._days:
+            return 0
+        moment = datetime.fromtimestamp(now_ns // SECOND_NS, UTC) + timedelta(seconds=self._offset)
+        today = moment.year * 10_000 + moment.month * 100 + moment.day
+        if today > self.trading_date and self._calendar.is_business_day(today):
+            # With no session in the configuration (or no instrument) a day is only a date, and never too late.
+            last = max((book.steps[-1].at for book in self._books.values() if book.steps), default=None)
+            if last is None or now_ns < self._time_ns(today, last):
+                return today
+            if today > self._skipped:
+                logger.warning("trading day %d was not begun in time and is left out", today)
+                self._skipped = today
+        return self._calendar.next_business_day(max(today, self.trading_date))
+
+    def _time_ns(self, number: int, seconds: int) -> int:
+        """Market time of local second ``seconds`` of the date YYYYMMDD."""
+        days = (date(number // 10_000, number // 100 % 100, number % 100) - _EPOCH).days
+        return (days * 86_400 + seconds - self._offset) * SECOND_NS
