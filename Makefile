@@ -30,10 +30,10 @@ test: install
 	@$(BIN)/python deploy/test_matrix.py $(ARGS)
 
 test-full: install
-	@$(BIN)/python -m pytest -q -m 'slow or not slow' $(ARGS)
+	@$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
 nightly: install
-	@DOJIMA_PROFILE=nightly $(BIN)/python -m pytest -q -m 'slow or not slow' $(ARGS)
+	@DOJIMA_PROFILE=nightly $(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
 bench: install
 	@$(BIN)/dojima bench $(ARGS)

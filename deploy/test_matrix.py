@@ -20,6 +20,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def run_pytest(what: str, python: Path, arguments: list[str]) -> Row:
     """Run the suite; the counts come from pytest's own record, not from its prose."""
     with tempfile.TemporaryDirectory(prefix="dojima-test-") as folder:
         record = Path(folder, "junit.xml")
-        status, seconds = run(python, "-m", "pytest", "-q", f"--junitxml={record}", *arguments)
+        status, seconds = run(python, "-m", "pytest", f"--junitxml={record}", *arguments)
         if not record.exists():
             return Row(what, f"FAILED ({status}, no test ran)", seconds=seconds)
         suites = ElementTree.parse(record).getroot().findall("testsuite")
@@ -106,21 +107,27 @@ def run_pytest(what: str, python: Path, arguments: list[str]) -> Row:
     return Row(what, outcome, str(total - bad - skipped), str(skipped), seconds)
 
 
-def run_others(main_minor: int, arguments: list[str]) -> Iterator[Row]:
-    for minor in range(OLDEST, NEWEST + 1):
-        if minor == main_minor:
-            continue
-        found = find_python(minor)
-        if found is None:
-            yield Row(f"Python 3.{minor}", "absent")
-            continue
-        path, version = found
-        venv = Path(f".venv-3.{minor}")
-        status, seconds = run("sh", "deploy/venv.sh", venv, path)
-        if status:
-            yield Row(f"Python {version}", f"FAILED to install ({status})", seconds=seconds)
-        else:
-            yield run_pytest(f"Python {version}", ROOT / venv / "bin" / "python", arguments)
+def prepare(minor: int) -> tuple[Row, Path | None]:
+    """Make the venv of another Python: a row to amend, and the interpreter in the venv when there is one."""
+    found = find_python(minor)
+    if found is None:
+        return Row(f"Python 3.{minor}", "absent"), None
+    path, version = found
+    venv = ROOT / f".venv-3.{minor}"
+    made = subprocess.run(
+        ["sh", "deploy/venv.sh", venv.name, path],
+        cwd=ROOT,
+        env={**os.environ, "EXTRA": "test"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if made.returncode:
+        print(made.stdout, flush=True)
+        return Row(f"Python {version}", f"FAILED to install ({made.returncode})"), None
+    return Row(f"Python {version}", "installed"), venv / "bin" / "python"
 
 
 def table(rows: list[Row]) -> str:
@@ -140,13 +147,17 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     tools = Path(sys.executable).parent
     version = ".".join(map(str, sys.version_info[:3]))
-    rows = [
-        check("ruff check", tools / "ruff", "check", "."),
-        check("ruff format", tools / "ruff", "format", "--check", "."),
-        check("mypy --strict", tools / "mypy"),
-        run_pytest(f"Python {version}", Path(sys.executable), arguments),
-    ]
-    rows += run_others(sys.version_info.minor, arguments)
+    others = [minor for minor in range(OLDEST, NEWEST + 1) if minor != sys.version_info.minor]
+    with ThreadPoolExecutor(max_workers=1) as pool:  # pip works while the main Python is checked
+        prepared = pool.map(prepare, others)
+        rows = [
+            check("ruff check", tools / "ruff", "check", "."),
+            check("ruff format", tools / "ruff", "format", "--check", "."),
+            check("mypy --strict", tools / "mypy"),
+            run_pytest(f"Python {version}", Path(sys.executable), arguments),
+        ]
+        for row, python in prepared:
+            rows.append(run_pytest(row.what, python, arguments) if python else row)
     print(f"\n{table(rows)}\n")
     wanted = os.environ.get("DOJIMA_REQUIRE", "")
     print(f"mosquitto: {shutil.which('mosquitto', path=os.environ.get('PATH', '') + ':/usr/sbin') or 'absent'}", end="")

@@ -4,12 +4,14 @@
 #   deploy/venv.sh VENV            with $PYTHON, else as it was made, else with the first Python from 3.11 that works
 #   deploy/venv.sh VENV PYTHON     with this interpreter
 #
+# $EXTRA names what is installed beside the project: "dev" (the default) or "test", see pyproject.toml.
 # "Nothing changed" is read from VENV/.installed, which names the place, the interpreter and a checksum of what pip
 # reads: time stamps would lie after a git checkout, and a moved checkout has a venv that points elsewhere.
 set -eu
 
 venv=$1
 python=${2:-${PYTHON:-}}
+extra=${EXTRA:-dev}
 versions=${PYENV_ROOT:-$HOME/.pyenv}/versions
 
 # An interpreter may exist and still not run (a pyenv shim), be too old, or lack ensurepip (Debian without python3-venv).
@@ -19,6 +21,7 @@ identity() { "$1" -c 'import sys; print(sys.version, sys.base_prefix)' 2>/dev/nu
 
 stamp() {
     pwd
+    echo "$extra"
     identity "$venv/bin/python"
     cat pyproject.toml setup.py 2>/dev/null | cksum
 }
@@ -48,8 +51,8 @@ if ! "$venv/bin/python" -c 'import pip' 2>/dev/null; then
 fi
 
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$(stamp)" ]; then
-    echo "Installing into $venv (a minute or so the first time)"
+    echo "Installing into $venv (about a minute the first time)"
     rm -f "$venv/.installed"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable '.[dev]'
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable ".[$extra]"
     stamp >"$venv/.installed"
 fi
