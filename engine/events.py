@@ -80,6 +80,18 @@ class Amended(_Event, tag="amended"):
     waiting: bool = False
 
 
+class Activated(_Event, tag="activated"):
+    """An order that waited outside the book (see ``Accepted.waiting``) is in it from now on, last at its price."""
+
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    price: int  #: 0: no limit
+    open_quantity: int
+
+
 class MassCancelled(_Event, tag="mass_cancelled"):
     """Closes the answer to a mass cancel; one ``Cancelled`` per order came before it."""
 
@@ -182,6 +194,7 @@ Event = (
     | Rejected
     | Cancelled
     | Amended
+    | Activated
     | MassCancelled
     | Traded
     | InstrumentListed

@@ -1,0 +1,209 @@
+"""What the engine knows about each instrument and each day, and what it shows of it.
+
+``Instrument`` is one listed book with its state; ``DatedTables`` keeps reference data that becomes effective on a date:
+START changed its tick and limit tables on 2024-10-07 with orders resting, so tables are looked up once, when a day
+starts, and hold for that day. The views are what queries return: values, detached from the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from engine.matching.book import Book
+from engine.profiles import PhaseRules, Rules
+from engine.tables import TickTable
+from engine.types import OrderType, Phase, Side, TimeInForce
+
+
+class OrderView(NamedTuple):
+    """An order as it stands now."""
+
+    order_id: int
+    participant: str
+    client_order_id: str
+    instrument: str
+    side: Side
+    price: int  #: 0: no limit
+    quantity: int  #: total, filled part included
+    open_quantity: int  #: still to trade; 0 once it is filled or gone
+    order_type: OrderType
+    time_in_force: TimeInForce
+    account: str
+    waiting: bool  #: outside the book for now
+
+
+class InstrumentView(NamedTuple):
+    """An instrument as it stands now. Prices are in its price units, 0 where there is none."""
+
+    code: str
+    profile: str
+    phase: Phase
+    suspended: bool
+    reference_price: int
+    base_price: int  #: of the day
+    lower_limit: int
+    upper_limit: int
+    last_price: int
+    last_quantity: int
+    lot: int
+    price_decimals: int
+    settlement_days: int
+    settlement_date: int  #: of today's trades, YYYYMMDD; 0 without a calendar
+    ledger: str
+    rules: dict[str, int | str]  #: every parameter of its profile, with this instrument's values
+
+
+class DeferredMassCancel:
+    """A member's mass cancel that a non-cancel period holds up until orders may be cancelled again (market-rules 1).
+
+    ``newest`` is the last order that existed when it was asked for: later orders are not meant.
+    """
+
+    def __init__(
+        self, participant: int, request_id: str, side: int, low: int, high: int, account: str, newest: int
+    ) -> None:
+        self.participant: Final = participant
+        self.request_id: Final = request_id
+        self.side: Final = side  #: -1: both
+        self.low: Final = low  #: 0: unbounded
+        self.high: Final = high
+        self.account: Final = account
+        self.newest: Final = newest
+
+    def key(self) -> list[int | str]:
+        """All of it, for the digest."""
+        return [self.participant, self.request_id, self.side, self.low, self.high, self.account, self.newest]
+
+
+class Instrument:
+    """One listed instrument: what it is, what its book is doing, what holds for it today."""
+
+    def __init__(
+        self,
+        index: int,
+        code: str,
+        rules: Rules,
+        book: Book,
+        ticks: TickTable,
+        *,
+        reference: int,
+        lot: int,
+        price_decimals: int,
+        tick_table: str,
+        limit_table: str,
+        settlement_days: int,
+        ledger: str,
+        units_outstanding: int,
+    ) -> None:
+        self.index: Final = index
+        self.code: Final = code
+        self.rules: Final = rules
+        self.book: Final = book
+        self.lot: Final = lot
+        self.price_decimals: Final = price_decimals
+        self.tick_table: Final = tick_table
+        self.limit_table: Final = limit_table
+        self.settlement_days: Final = settlement_days
+        self.ledger: Final = ledger
+        self.units_outstanding: Final = units_outstanding
+
+        self.day: int = 0  #: trading day it was prepared for, YYYYMMDD; 0: listed, its first day has not begun
+        self.ticks: TickTable = ticks
+        self.phase: Phase = Phase.CLOSED
+        self.phase_rules: PhaseRules = rules.phases[Phase.CLOSED]
+        self.suspended: bool = False
+        self.reference: int = reference  #: last auction price, or as listed or set
+        self.base: int = 0
+        self.lower: int = 0
+        self.upper: int = 0
+        self.last_price: int = 0
+        self.last_quantity: int = 0
+        self.settlement_date: int = 0
+        #: Numbers of orders bound to an auction (on-open, on-close), ascending, dead ones included until the day ends.
+        self.bound: list[int] = []
+        self.deferred: list[DeferredMassCancel] = []
+
+    def enter(self, phase: Phase) -> None:
+        self.phase = phase
+        self.phase_rules = self.rules.phases[phase]
+
+    def view(self) -> InstrumentView:
+        return InstrumentView(
+            self.code,
+            self.rules.profile.name,
+            self.phase,
+            self.suspended,
+            self.reference,
+            self.base,
+            self.lower,
+            self.upper,
+            self.last_price,
+            self.last_quantity,
+            self.lot,
+            self.price_decimals,
+            self.settlement_days,
+            self.settlement_date,
+            self.ledger,
+            dict(self.rules.settings),
+        )
+
+    def key(self) -> list[object]:
+        """Its state apart from the book, for the digest."""
+        return [
+            self.code,
+            self.rules.profile.name,
+            sorted((name, str(value)) for name, value in self.rules.settings.items()),
+            [self.lot, self.price_decimals, self.settlement_days, self.units_outstanding],
+            [self.tick_table, self.limit_table, self.ledger],
+            self.ticks.rows,
+            [self.day, int(self.phase), int(self.suspended), self.settlement_date],
+            [self.reference, self.base, self.lower, self.upper, self.last_price, self.last_quantity],
+            [deferred.key() for deferred in self.deferred],
+        ]
+
+
+class DatedTables:
+    """Tables of one kind by name, each version with the first trading day on which it holds.
+
+    A version without a date holds from the next day started. Nothing ever changes within a day.
+    """
+
+    def __init__(self, shipped: Mapping[str, list[tuple[int, int]]]) -> None:
+        #: Per name: (effective, rows) in the order of arrival; the shipped ones have always been effective.
+        self._versions: Final[dict[str, list[tuple[int, list[tuple[int, int]]]]]] = {
+            name: [(1, rows)] for name, rows in shipped.items()
+        }
+
+    def add(self, name: str, effective: int, rows: list[tuple[int, int]]) -> None:
+        self._versions.setdefault(name, []).append((effective, rows))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._versions
+
+    def names(self) -> list[str]:
+        return list(self._versions)
+
+    def rows(self, name: str, day: int) -> list[tuple[int, int]] | None:
+        """What holds on ``day``: the version effective last, of equal ones the latest arrival. None: nothing yet."""
+        found: list[tuple[int, int]] | None = None
+        since = 0
+        for effective, rows in self._versions.get(name, []):
+            from_day = effective or day
+            if since <= from_day <= day:
+                found = rows
+                since = from_day
+        return found
+
+    def start(self, day: int) -> None:
+        """Begin ``day``: what had no date is now dated, and what it replaces is forgotten."""
+        for name, versions in self._versions.items():
+            current = self.rows(name, day)
+            kept = [version for version in versions if version[0] > day]
+            if current is not None:
+                kept.insert(0, (1, current))
+            self._versions[name] = kept
+
+    def key(self) -> list[object]:
+        """All versions, for the digest."""
+        return [[name, list(versions)] for name, versions in self._versions.items()]

@@ -1,0 +1,346 @@
+"""One instrument's order book: best price first, first come first served within a price.
+
+Most commands never trade: in the benchmark's flow 42 of 100 are cancels and 46 rest away from the best price. So a
+cancel must cost O(1), and the best price must be at hand without a search.
+
+* ``OrderTable`` holds every order of the market in columns indexed by its number. The engine hands out numbers densely
+  from 1, so a row is found without hashing, and 0 can mean "none" in every link.
+* A queue is a linked list threaded through two of these columns; a cancel unlinks its row in place.
+* ``Book`` is the narrow interface, in integers, above which all matching rules are written once. ``ReferenceBook``
+  keeps the ladder of live prices in a ``SortedDict`` that is touched only when a level is born or dies.
+
+Orders without a limit queue at price 0, apart from the ladder: they rest only while a call collects.
+
+Always true: no level is empty, a level's quantity is the sum of its orders, and every row in a queue is open.
+``check()`` says so in code.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Final
+
+from sortedcontainers import SortedDict
+
+from engine.faults import InvariantBroken
+
+BUY: Final = 0
+SELL: Final = 1
+
+# ``OrderTable.terms`` packs what never changes, so that a row stays small: side in bit 0, then type, validity,
+# instrument and participant.
+_TYPE_SHIFT: Final = 1
+_VALIDITY_SHIFT: Final = 4
+_INSTRUMENT_SHIFT: Final = 8
+_PARTICIPANT_SHIFT: Final = 32
+_THREE_BITS: Final = 7
+_FOUR_BITS: Final = 15
+_TWENTY_FOUR_BITS: Final = 0xFFFFFF
+#: Most instruments, and most participants, that ``terms`` can tell apart.
+INDEX_MAX: Final = _TWENTY_FOUR_BITS
+
+#: ``OrderTable.state``. A filled order is told by an open quantity of 0; a cancelled one keeps what was open.
+IN_BOOK: Final = 0
+WAITING: Final = 1  #: outside the book until something happens: an on-close order before its call
+GONE: Final = 2  #: cancelled or expired
+GONE_WAITING: Final = 3  #: cancelled while it waited
+
+
+def pack_terms(side: int, order_type: int, validity: int, instrument: int, participant: int) -> int:
+    """What never changes about an order, in one integer (see ``OrderTable.terms``)."""
+    return (
+        side
+        | order_type << _TYPE_SHIFT
+        | validity << _VALIDITY_SHIFT
+        | instrument << _INSTRUMENT_SHIFT
+        | participant << _PARTICIPANT_SHIFT
+    )
+
+
+class OrderTable:
+    """Every order the engine ever accepted, one row each, in columns indexed by ``order_id``. Row 0 is no order.
+
+    Rows are never removed: a late cancel must be told whether its order was filled or had gone.
+    """
+
+    def __init__(self) -> None:
+        self.price: Final[list[int]] = [0]  #: limit in price units; 0 without one
+        self.open: Final[list[int]] = [0]  #: still to trade; what was taken off the market when state is GONE
+        self.quantity: Final[list[int]] = [0]  #: total, filled part included
+        self.terms: Final[list[int]] = [0]  #: see ``pack_terms``
+        self.state: Final[list[int]] = [GONE]
+        self.priority: Final[list[int]] = [0]  #: sequence of the command that earned the place in the queue
+        self.next: Final[list[int]] = [0]  #: behind it at the same price; 0: last
+        self.previous: Final[list[int]] = [0]
+        self.client_order_id: Final[list[str]] = [""]
+        self.account: Final[list[str]] = [""]
+
+    def __len__(self) -> int:
+        """How many orders there are; also the number of the last one."""
+        return len(self.price) - 1
+
+    def append(
+        self, terms: int, price: int, quantity: int, priority: int = 0, client_order_id: str = "", account: str = ""
+    ) -> int:
+        """Take in an order, outside any queue, and return its number."""
+        order = len(self.price)
+        self.price.append(price)
+        self.open.append(quantity)
+        self.quantity.append(quantity)
+        self.terms.append(terms)
+        self.state.append(IN_BOOK)
+        self.priority.append(priority)
+        self.next.append(0)
+        self.previous.append(0)
+        self.client_order_id.append(client_order_id)
+        self.account.append(account)
+        return order
+
+    def side(self, order: int) -> int:
+        return self.terms[order] & 1
+
+    def order_type(self, order: int) -> int:
+        return self.terms[order] >> _TYPE_SHIFT & _THREE_BITS
+
+    def validity(self, order: int) -> int:
+        return self.terms[order] >> _VALIDITY_SHIFT & _FOUR_BITS
+
+    def instrument(self, order: int) -> int:
+        return self.terms[order] >> _INSTRUMENT_SHIFT & _TWENTY_FOUR_BITS
+
+    def participant(self, order: int) -> int:
+        return self.terms[order] >> _PARTICIPANT_SHIFT
+
+    def is_open(self, order: int) -> bool:
+        """In the book or waiting: neither filled nor gone."""
+        return self.open[order] > 0 and self.state[order] < GONE
+
+
+class Book(ABC):
+    """The queues of one instrument. Sides are 0 (buy) and 1 (sell), prices ints, orders row numbers of the table.
+
+    Price 0 names a side's queue of orders without a limit, which ``first``, ``best`` and ``levels`` leave out. Nothing
+    is checked here: callers name orders that are in this book, quantities that are open.
+    """
+
+    @abstractmethod
+    def add(self, order: int) -> None:
+        """Put an order at the tail of the queue of its side and price."""
+
+    @abstractmethod
+    def remove(self, order: int) -> None:
+        """Take an order out of its queue; its row keeps its quantities."""
+
+    @abstractmethod
+    def fill(self, order: int, quantity: int) -> None:
+        """Take ``quantity`` off an order that stays in its place; at nothing left it leaves its queue."""
+
+    @abstractmethod
+    def first(self, side: int) -> int:
+        """The order with a limit that is first to trade; 0: none."""
+
+    @abstractmethod
+    def best(self, side: int) -> int:
+        """The best price; 0: none."""
+
+    @abstractmethod
+    def head(self, side: int, price: int) -> int:
+        """The first order of a queue; 0: the queue is empty. The column ``next`` leads on."""
+
+    @abstractmethod
+    def level_quantity(self, side: int, price: int) -> int:
+        """All that is open at a price."""
+
+    @abstractmethod
+    def levels(self, side: int, prices: list[int], quantities: list[int]) -> None:
+        """Append every price and its quantity, best first."""
+
+    @abstractmethod
+    def available(self, side: int, limit: int, wanted: int) -> int:
+        """How much of ``side`` stands at ``limit`` or better (0: at any price), counted no further than ``wanted``."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise InvariantBroken if anything contradicts the table or itself. Costs O(orders)."""
+
+    def orders(self, table: OrderTable, side: int) -> list[int]:
+        """Every order of a side in matching priority: without a limit first, then by price, then by time."""
+        prices = [0]
+        self.levels(side, prices, [])
+        result: list[int] = []
+        for price in prices:
+            order = self.head(side, price)
+            while order:
+                result.append(order)
+                order = table.next[order]
+        return result
+
+
+class Level:
+    """One queue."""
+
+    __slots__ = ("head", "price", "quantity", "tail")
+
+    def __init__(self, price: int) -> None:
+        self.price = price
+        self.quantity = 0
+        self.head = 0
+        self.tail = 0
+
+
+class ReferenceBook(Book):
+    """The book as one would explain it: two sorted ladders of linked queues.
+
+    It is the oracle for a faster book, and the fallback where nothing is compiled. The best level of each side is kept
+    at hand, so the ladder is asked only when a level dies.
+    """
+
+    def __init__(self, table: OrderTable) -> None:
+        self._table: Final = table
+        self._price: Final = table.price
+        self._open: Final = table.open
+        self._terms: Final = table.terms
+        self._next: Final = table.next
+        self._previous: Final = table.previous
+        self._bids: Final[SortedDict[int, Level]] = SortedDict()
+        self._asks: Final[SortedDict[int, Level]] = SortedDict()
+        self._market: Final[list[Level]] = [Level(0), Level(0)]
+        self._best_bid: Level | None = None
+        self._best_ask: Level | None = None
+
+    def _level(self, side: int, price: int) -> Level | None:
+        if price == 0:
+            return self._market[side]
+        return self._asks.get(price) if side else self._bids.get(price)
+
+    def add(self, order: int) -> None:
+        price = self._price[order]
+        side = self._terms[order] & 1
+        level = self._level(side, price)
+        if level is None:
+            level = Level(price)
+            if side:
+                self._asks[price] = level
+                if self._best_ask is None or price < self._best_ask.price:
+                    self._best_ask = level
+            else:
+                self._bids[price] = level
+                if self._best_bid is None or price > self._best_bid.price:
+                    self._best_bid = level
+        tail = level.tail
+        self._previous[order] = tail
+        self._next[order] = 0
+        if tail:
+            self._next[tail] = order
+        else:
+            level.head = order
+        level.tail = order
+        level.quantity += self._open[order]
+
+    def _unlink(self, order: int, level: Level) -> None:
+        before = self._previous[order]
+        behind = self._next[order]
+        if before:
+            self._next[before] = behind
+        else:
+            level.head = behind
+        if behind:
+            self._previous[behind] = before
+        else:
+            level.tail = before
+        self._next[order] = 0
+        self._previous[order] = 0
+        if level.head == 0 and level.price:
+            self._drop(level, self._terms[order] & 1)
+
+    def _drop(self, level: Level, side: int) -> None:
+        """Forget an emptied level."""
+        if side:
+            del self._asks[level.price]
+            if level is self._best_ask:
+                self._best_ask = self._asks.peekitem(0)[1] if self._asks else None
+        else:
+            del self._bids[level.price]
+            if level is self._best_bid:
+                self._best_bid = self._bids.peekitem(-1)[1] if self._bids else None
+
+    def remove(self, order: int) -> None:
+        level = self._level(self._terms[order] & 1, self._price[order])
+        assert level is not None
+        level.quantity -= self._open[order]
+        self._unlink(order, level)
+
+    def fill(self, order: int, quantity: int) -> None:
+        level = self._level(self._terms[order] & 1, self._price[order])
+        assert level is not None
+        level.quantity -= quantity
+        left = self._open[order] - quantity
+        self._open[order] = left
+        if left == 0:
+            self._unlink(order, level)
+
+    def first(self, side: int) -> int:
+        level = self._best_ask if side else self._best_bid
+        return level.head if level is not None else 0
+
+    def best(self, side: int) -> int:
+        level = self._best_ask if side else self._best_bid
+        return level.price if level is not None else 0
+
+    def head(self, side: int, price: int) -> int:
+        level = self._level(side, price)
+        return level.head if level is not None else 0
+
+    def level_quantity(self, side: int, price: int) -> int:
+        level = self._level(side, price)
+        return level.quantity if level is not None else 0
+
+    def _ladder(self, side: int) -> list[Level]:
+        """The levels of a side, best first."""
+        return list(self._asks.values()) if side else list(reversed(self._bids.values()))
+
+    def levels(self, side: int, prices: list[int], quantities: list[int]) -> None:
+        for level in self._ladder(side):
+            prices.append(level.price)
+            quantities.append(level.quantity)
+
+    def available(self, side: int, limit: int, wanted: int) -> int:
+        total = 0
+        for price in self._asks if side else reversed(self._bids):
+            if total >= wanted or (limit and (price > limit if side else price < limit)):
+                break
+            total += (self._asks if side else self._bids)[price].quantity
+        return total
+
+    def check(self) -> None:
+        for side in (BUY, SELL):
+            ladder = self._ladder(side)
+            best = self._best_ask if side else self._best_bid
+            if best is not (ladder[0] if ladder else None):
+                raise InvariantBroken(f"Side {side}: the best level at hand is not the first of the ladder")
+            for level in [self._market[side], *ladder]:
+                self._check_level(side, level)
+
+    def _check_level(self, side: int, level: Level) -> None:
+        where = f"side {side}, price {level.price}"
+        if level.price and level.head == 0:
+            raise InvariantBroken(f"An empty level stands in the book: {where}")
+        if level.price < 0 or self._level(side, level.price) is not level:
+            raise InvariantBroken(f"A level stands under a price that is not its own: {where}")
+        total = 0
+        before = 0
+        order = level.head
+        while order:
+            if self._previous[order] != before:
+                raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
+            if self._price[order] != level.price or self._terms[order] & 1 != side:
+                raise InvariantBroken(f"Order {order} queues at a side or price that is not its own: {where}")
+            if self._open[order] <= 0 or self._table.state[order] != IN_BOOK:
+                raise InvariantBroken(f"Order {order} is queued but not open in the book: {where}")
+            total += self._open[order]
+            before = order
+            order = self._next[order]
+        if level.tail != before:
+            raise InvariantBroken(f"The queue ends at order {before}, its level says {level.tail}: {where}")
+        if level.quantity != total:
+            raise InvariantBroken(f"The queue holds {total}, its level says {level.quantity}: {where}")

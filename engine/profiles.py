@@ -1,0 +1,227 @@
+"""Market models as data: which phases a book has, what each allows, and the switches between published variants.
+
+START, the hybrid of the Tokyo Stock Exchange and a continuous market differ in tables, not in code: the core asks the
+phase it is in. A new market model is a new table here; only a new *mechanism* is new code.
+
+What an order's validity means in each phase is the column ``new`` (accepted) and ``waits`` (accepted, but kept outside
+the book); which orders come and go with a phase are ``joins`` and ``expires``. Sources are market-rules 1, 2 and 7;
+what START does not publish is an assumption there and a parameter here.
+
+Parameters, by ``ListInstrument.rules``, the first value being the usual default:
+
+=============================== =============================== ====================================================
+``auction_price``               ``jpx_ose`` …                   price rule, ``engine.matching.itayose.PRICE_RULES``
+``allocation``                  ``PRICE_TIME`` …                who trades at the price, ``ALLOCATION_RULES``
+``market_orders_must_all_fill`` 0, 1                            1: an auction that leaves a market order has no price
+``restriction_of_market_order`` 0, 1                            1: market orders are refused
+``halt_orders``                 ``reject``, ``queue``           new and amend while the book is suspended
+``invalid_replace``             ``keep``                        an amend below what is filled is refused
+                                ``cancel_filled``               … ends the order; other invalid details are refused
+                                ``cancel_live``                 any invalid detail ends the order (ODX equities)
+``break_new``                   0, 1                            1: START's Break takes new orders
+=============================== =============================== ====================================================
+
+An amend to exactly what is filled is accepted and ends the order under each of the three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from engine.matching.itayose import ALLOCATION_RULES, PRICE_RULES
+from engine.types import OrderType, Phase, TimeInForce
+
+#: What a phase does with the book.
+COLLECT: Final = 0  #: orders queue, nothing trades
+TRADE: Final = 1  #: zaraba: an incoming order trades at once
+AUCTION: Final = 2  #: an instant: on entry one itayose is held
+
+# Sets of validities and of order types are bit masks: one integer per phase, one test per order.
+DAY: Final = 1 << TimeInForce.DAY
+IOC: Final = 1 << TimeInForce.IOC
+FOK: Final = 1 << TimeInForce.FOK
+GTC: Final = 1 << TimeInForce.GTC
+GTD: Final = 1 << TimeInForce.GTD
+ON_OPEN: Final = 1 << TimeInForce.ON_OPEN
+ON_CLOSE: Final = 1 << TimeInForce.ON_CLOSE
+#: Validities that outlive the day.
+OVERNIGHT: Final = GTC | GTD
+#: Validities that never rest, so they have no meaning where orders only collect.
+IMMEDIATE: Final = IOC | FOK
+
+LIMIT: Final = 1 << OrderType.LIMIT
+MARKET: Final = 1 << OrderType.MARKET
+
+REPLACE_KEEP: Final = "keep"
+REPLACE_CANCEL_FILLED: Final = "cancel_filled"
+REPLACE_CANCEL_LIVE: Final = "cancel_live"
+
+
+class PhaseRules:
+    """What one phase allows, and what entering it does.
+
+    ``new``, ``waits``, ``joins`` and ``expires`` are masks of validities: accepted; kept outside the book when
+    accepted; taken into the book on entry; ended on entry (in an auction phase: after the auction, if it was held).
+    ``following`` are the phases that may come next.
+    """
+
+    def __init__(
+        self,
+        following: tuple[Phase, ...],
+        *,
+        matching: int = COLLECT,
+        new: int = 0,
+        amend: bool = False,
+        cancel: bool = False,
+        indicative: bool = False,
+        waits: int = 0,
+        joins: int = 0,
+        expires: int = 0,
+    ) -> None:
+        self.following: Final = following
+        self.matching: Final = matching
+        self.new: Final = new
+        self.amend: Final = amend
+        self.cancel: Final = cancel
+        self.indicative: Final = indicative
+        self.waits: Final = waits
+        self.joins: Final = joins
+        self.expires: Final = expires
+
+
+class Profile:
+    """A market model: its phases, the order types it offers, its parameters with their defaults.
+
+    ``break_new`` is the mask of validities that the phase BREAK takes where the parameter of that name is 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        phases: Mapping[Phase, PhaseRules],
+        order_types: int,
+        parameters: Mapping[str, int | str],
+        break_new: int = 0,
+    ) -> None:
+        self.name: Final = name
+        self.phases: Final = dict(phases)
+        self.order_types: Final = order_types
+        self.parameters: Final = dict(parameters)
+        self.break_new: Final = break_new
+
+
+#: Every parameter and its allowed values.
+CHOICES: Final[dict[str, tuple[int | str, ...]]] = {
+    "auction_price": PRICE_RULES,
+    "allocation": ALLOCATION_RULES,
+    "market_orders_must_all_fill": (0, 1),
+    "restriction_of_market_order": (0, 1),
+    "halt_orders": ("reject", "queue"),
+    "invalid_replace": (REPLACE_KEEP, REPLACE_CANCEL_FILLED, REPLACE_CANCEL_LIVE),
+    "break_new": (0, 1),
+}
+
+_COMMON: Final[dict[str, int | str]] = {
+    "auction_price": "jpx_ose",
+    "allocation": "PRICE_TIME",
+    "market_orders_must_all_fill": 0,
+    "restriction_of_market_order": 0,
+    "halt_orders": "reject",
+    "invalid_replace": REPLACE_KEEP,
+}
+
+#: START's eight states in their order (market-rules 1). A call outside the two follows a halt that dropped an auction.
+START: Final = Profile(
+    "START",
+    {
+        Phase.CLOSED: PhaseRules((Phase.PRE_OPEN,), expires=~OVERNIGHT),
+        Phase.PRE_OPEN: PhaseRules(
+            (Phase.PRE_OPEN_NCP,),
+            new=DAY | ON_OPEN | ON_CLOSE,
+            amend=True,
+            cancel=True,
+            indicative=True,
+            waits=ON_CLOSE,
+        ),
+        Phase.PRE_OPEN_NCP: PhaseRules(
+            (Phase.OPENING_AUCTION,), new=DAY | ON_OPEN | ON_CLOSE, indicative=True, waits=ON_CLOSE
+        ),
+        Phase.OPENING_AUCTION: PhaseRules((Phase.BREAK, Phase.CALL), matching=AUCTION, expires=ON_OPEN),
+        Phase.BREAK: PhaseRules((Phase.PRE_CLOSE, Phase.CALL), cancel=True, waits=ON_CLOSE),
+        Phase.CALL: PhaseRules((Phase.CALL_AUCTION,), new=DAY, amend=True, cancel=True, indicative=True),
+        Phase.CALL_AUCTION: PhaseRules((Phase.BREAK, Phase.CALL, Phase.CLOSED), matching=AUCTION, expires=ON_OPEN),
+        Phase.PRE_CLOSE: PhaseRules(
+            (Phase.PRE_CLOSE_NCP,),
+            new=DAY | ON_CLOSE,
+            amend=True,
+            cancel=True,
+            indicative=True,
+            joins=ON_CLOSE,
+            expires=ON_OPEN,
+        ),
+        Phase.PRE_CLOSE_NCP: PhaseRules((Phase.CLOSING_AUCTION,), new=DAY | ON_CLOSE, indicative=True),
+        Phase.CLOSING_AUCTION: PhaseRules((Phase.CLOSED, Phase.CALL), matching=AUCTION, expires=ON_CLOSE),
+    },
+    LIMIT | MARKET,
+    {**_COMMON, "break_new": 0},
+    break_new=DAY | ON_CLOSE,
+)
+
+#: One book that trades as orders come; a call re-opens it after a halt (market-rules 2).
+CONTINUOUS: Final = Profile(
+    "CONTINUOUS",
+    {
+        Phase.CLOSED: PhaseRules((Phase.CONTINUOUS, Phase.CALL), expires=~OVERNIGHT),
+        Phase.CONTINUOUS: PhaseRules(
+            (Phase.CALL, Phase.CLOSED), matching=TRADE, new=DAY | IOC | FOK | GTC, amend=True, cancel=True
+        ),
+        Phase.CALL: PhaseRules(
+            (Phase.CALL_AUCTION, Phase.CLOSED), new=DAY | GTC, amend=True, cancel=True, indicative=True
+        ),
+        Phase.CALL_AUCTION: PhaseRules((Phase.CONTINUOUS, Phase.CALL, Phase.CLOSED), matching=AUCTION),
+    },
+    LIMIT | MARKET,
+    {**_COMMON, "invalid_replace": REPLACE_CANCEL_FILLED},
+)
+
+PROFILES: Final[dict[str, Profile]] = {profile.name: profile for profile in (START, CONTINUOUS)}
+
+
+class Rules:
+    """A profile with one instrument's deviations: what the core asks, order by order.
+
+    Raises ``ValueError`` for a parameter that the profile does not have or a value that the parameter does not take.
+    """
+
+    def __init__(self, profile: Profile, deviations: Mapping[str, int | str]) -> None:
+        settings = dict(profile.parameters)
+        for name, value in deviations.items():
+            if name not in settings:
+                raise ValueError(
+                    f"Expected a parameter of profile {profile.name}: {', '.join(settings)}, "
+                    f"got {name!r} - at `$.rules`"
+                )
+            if value not in CHOICES[name] or type(value) is not type(settings[name]):
+                choices = ", ".join(str(choice) for choice in CHOICES[name])
+                raise ValueError(f"Expected one of {choices}, got {value!r} - at `$.rules.{name}`")
+            settings[name] = value
+        self.profile: Final = profile
+        self.settings: Final = settings
+        self.phases: Final = dict(profile.phases)
+        if settings.get("break_new") == 1:
+            rest = self.phases[Phase.BREAK]
+            self.phases[Phase.BREAK] = PhaseRules(
+                rest.following, new=profile.break_new, cancel=rest.cancel, waits=rest.waits
+            )
+        validities = 0
+        for phase in self.phases.values():
+            validities |= phase.new
+        self.order_types: Final = profile.order_types
+        self.validities: Final = validities
+        self.auction_price: Final = str(settings["auction_price"])
+        self.allocation: Final = str(settings["allocation"])
+        self.market_orders_must_all_fill: Final = settings["market_orders_must_all_fill"] == 1
+        self.restriction_of_market_order: Final = settings["restriction_of_market_order"] == 1
+        self.queue_in_halt: Final = settings["halt_orders"] == "queue"
+        self.invalid_replace: Final = str(settings["invalid_replace"])
