@@ -1,9 +1,9 @@
-"""Session times: which of the exchange's own commands are due, by calendar, configuration and what the log already says.
+"""Session times: which of the exchange's own commands are due, by calendar, configuration and what the log says.
 
-It keeps no state of its own. It is a fold over events like everything else, so after a crash in the middle of a day it
-knows which phases the books have been through; those that were missed come next, in their order, each auction included:
-a book cannot reach Break but through OpeningAuction. A day that was not begun before its last session time had passed is
-left out whole, with a word in the log of the process.
+It keeps no state of its own. It is a fold over events like everything else, so after a crash in the middle of a day
+it knows which phases the books have been through; those that were missed come next, in their order, each auction
+included: a book cannot reach Break but through OpeningAuction. A day that was not begun before its last session time
+had passed is left out whole, with a word in the log of the process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
-from engine.calendar import Calendar
+from engine.calendar import Calendar, DateOutside
 from engine.commands import ExchangeCommand, SetPhase, StartDay
 from engine.events import DayStarted, Event, InstrumentListed, PhaseChanged
 from engine.types import Phase
@@ -35,17 +35,22 @@ class Step(NamedTuple):
 class _Book:
     """Where one instrument stands in its day."""
 
-    __slots__ = ("done", "phase", "steps", "today")
+    __slots__ = ("done", "given", "phase", "steps", "today")
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.steps = steps
         self.done = 0  #: how many of today's steps were taken
+        self.given = 0  #: how many were asked for; more than ``done`` while under way, or when the engine refused one
         self.today = False  #: it takes part in the day that was started
         self.phase = Phase.CLOSED
 
     @property
     def open_steps(self) -> bool:
-        return self.today and self.done < len(self.steps)
+        return self.today and self.next < len(self.steps)
+
+    @property
+    def next(self) -> int:
+        return max(self.done, self.given)
 
 
 class Schedule:
@@ -74,6 +79,8 @@ class Schedule:
         self.trading_date = 0  #: YYYYMMDD of the day last started; 0: none yet
         self.days_started = 0
         self._skipped = 0  # the last date that was left out
+        self._exhausted = False  # the calendar ends here; said once
+        self._asked = 0  # the date last given to start; the engine may have refused it
 
     @staticmethod
     def from_config(section: settings.Schedule, calendar: Calendar) -> Schedule:
@@ -111,7 +118,7 @@ class Schedule:
                 self.trading_date = event.date
                 self.days_started += 1
                 for book in self._books.values():
-                    book.done = 0
+                    book.done = book.given = 0
                     book.today = not self._open_days or self.days_started <= self._open_days
 
     # --- what comes next -------------------------------------------------------------------------------------------
@@ -125,28 +132,30 @@ class Schedule:
         for code, book in self._books.items():
             if not book.open_steps:
                 continue
-            step = book.steps[book.done]
+            step = book.steps[book.next]
             # One step of each book at a time: all books' opening auctions come before any book's Break.
             if self._time_ns(self.trading_date, step.at) <= now_ns:
-                commands.append((step.at, book.done, SetPhase(code, step.phase)))
+                commands.append((step.at, book.next, SetPhase(code, step.phase)))
         if commands:
             first = min(command[:2] for command in commands)
             chosen = [command for at, index, command in commands if (at, index) == first]
             for command in chosen:
                 assert isinstance(command, SetPhase)
-                self._books[command.instrument].done += 1
+                book = self._books[command.instrument]
+                book.given = book.next + 1
             return chosen
         if any(book.open_steps for book in self._books.values()):
             return []
         next_date = self._next_date(now_ns)
         if next_date and self._time_ns(next_date, self._day_start) <= now_ns:
+            self._asked = next_date
             return [StartDay(next_date)]
         return []
 
     def next_ns(self, now_ns: int) -> int | None:
         """When something is due next, in market time; None when nothing ever will be."""
         times = [
-            self._time_ns(self.trading_date, book.steps[book.done].at)
+            self._time_ns(self.trading_date, book.steps[book.next].at)
             for book in self._books.values()
             if book.open_steps
         ]
@@ -175,7 +184,16 @@ class Schedule:
             return 0
         moment = datetime.fromtimestamp(now_ns // SECOND_NS, UTC) + timedelta(seconds=self._offset)
         today = moment.year * 10_000 + moment.month * 100 + moment.day
-        if today > self.trading_date and self._calendar.is_business_day(today):
+        try:
+            return self._date_after(today, now_ns)
+        except DateOutside as error:
+            if not self._exhausted:
+                logger.error("no further trading day: %s; send a newer calendar", error)
+            self._exhausted = True
+            return 0
+
+    def _date_after(self, today: int, now_ns: int) -> int:
+        if today > max(self.trading_date, self._asked) and self._calendar.is_business_day(today):
             # With no session in the configuration (or no instrument) a day is only a date, and never too late.
             last = max((book.steps[-1].at for book in self._books.values() if book.steps), default=None)
             if last is None or now_ns < self._time_ns(today, last):

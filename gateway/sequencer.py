@@ -1,0 +1,224 @@
+"""From what arrived to what is true: number, stamp, log, sync, apply, and only then publish and acknowledge.
+
+While one batch syncs, the next gathers, so group commit comes by itself: an idle market commits single orders at once, a
+busy one puts hundreds behind one fdatasync. Applying a batch overlaps with the sync of the next.
+
+Order is the order of arrival. A stamp is max(clock, last stamp + 1): clocks step back, the log does not. Nothing here
+decides anything about a trade, and nothing here reads a clock but through the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
+
+import msgspec
+
+from engine.commands import Command, ExchangeCommand, SetPhase
+from engine.core import Engine
+from engine.events import Event
+from engine.log import Log, encode_commands
+from engine.log.digest import DigestChain
+from engine.types import Phase
+from gateway.bus.port import Delivery
+from gateway.clock import Clock
+
+#: Most bytes of commands in one record of the log.
+BATCH_BYTES: Final = 8 * 1024 * 1024
+
+Fold = Callable[[int, int, str, list[Event]], None]
+"""Called with (sequence, time_ns, participant, events) right after each command was applied."""
+
+Group = tuple[int, str, bytes | msgspec.Raw]
+DigestMark = tuple[int, bytes, bytes]
+
+
+class Entry:
+    """What one message, or one request of the exchange itself, adds to the market's sequence."""
+
+    __slots__ = ("commands", "delivery", "done", "first_ns", "nbytes", "participant", "raw")
+
+    def __init__(
+        self,
+        participant: str,
+        commands: Sequence[Command],
+        raw: bytes | msgspec.Raw,
+        nbytes: int,
+        delivery: Delivery | None = None,
+        done: asyncio.Future[list[list[Event]]] | None = None,
+    ) -> None:
+        self.participant = participant
+        self.commands = commands
+        self.raw = raw
+        self.nbytes = nbytes
+        self.delivery = delivery
+        self.done = done
+        self.first_ns = 0  #: stamp of the first command
+
+
+class Journal(Protocol):
+    """Makes batches durable: the order log on a disk, or whatever stands in for it."""
+
+    async def append(self, mark: DigestMark | None, groups: Sequence[Group]) -> None:
+        """Write the mark (about what was written before), then the groups; return when all of it is durable.
+
+        An exception is fatal: nothing more may be acknowledged.
+        """
+
+    def close(self) -> None: ...
+
+
+class DiskJournal:
+    """The order log, written by one worker thread so that a sync holds up nobody."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._thread = ThreadPoolExecutor(1, "log")
+
+    async def append(self, mark: DigestMark | None, groups: Sequence[Group]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._append, mark, groups)
+
+    def _append(self, mark: DigestMark | None, groups: Sequence[Group]) -> None:
+        if mark is not None:
+            self._log.write_mark(*mark)
+        if groups:
+            self._log.write(groups)
+        self._log.sync()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+        self._log.close()
+
+
+class Sequencer:
+    """Feeds one engine. ``offer`` and ``submit`` from anywhere on the loop; ``run`` as a task."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        digest: DigestChain,
+        clock: Clock,
+        *,
+        fold: Fold,
+        committed: Callable[[Sequence[Entry]], None],
+        batch_commands: int = 16_384,
+        mark_every: int = 100_000,
+    ) -> None:
+        """``committed`` is called after each batch was applied: time to publish, and then to acknowledge."""
+        self._engine = engine
+        self._journal = journal
+        self._digest = digest
+        self._clock = clock
+        self._fold = fold
+        self._committed = committed
+        self._batch_commands = batch_commands
+        self._mark_every = mark_every
+        self._unmarked = 0  # commands applied since the last digest mark
+        self._last_ns = engine.time_ns
+        self._intake: deque[Entry] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+
+    # --- in --------------------------------------------------------------------------------------------------------
+
+    def offer(self, entry: Entry) -> None:
+        """Take in one entry of at least one command. Bounds are the caller's business."""
+        self._intake.append(entry)
+        self._wake.set()
+
+    async def submit(self, commands: Sequence[ExchangeCommand]) -> list[list[Event]]:
+        """The exchange's own commands: the same way as everybody's. Returns each one's events once they are true."""
+        done: asyncio.Future[list[list[Event]]] = asyncio.get_running_loop().create_future()
+        raw = encode_commands(list(commands))
+        self.offer(Entry("", commands, raw, len(raw), None, done))
+        return await done
+
+    def close(self) -> None:
+        """Let ``run`` end once all that was taken in is committed."""
+        self._closing = True
+        self._wake.set()
+
+    # --- the one path ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Commit until closed. Any exception from here means that the exchange must stop."""
+        durable: list[Entry] = []
+        while True:
+            if not self._intake and not durable:
+                if self._closing:
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            mark = None
+            if durable and self._mark_due(durable):
+                # A mark speaks about everything written before it, so here the next batch has to wait.
+                self._apply(durable)
+                durable = []
+                mark = (self._engine.sequence, self._digest.mark(), self._engine.digest())
+                self._unmarked = 0
+            batch, groups = self._take()
+            if not batch and mark is None:
+                self._apply(durable)
+                durable = []
+                continue
+            written = asyncio.ensure_future(self._journal.append(mark, groups))
+            try:
+                if durable:
+                    await asyncio.sleep(0)  # let the write start before the loop is busy with the batch before it
+                    self._apply(durable)
+            finally:
+                await written
+            durable = batch
+
+    def _take(self) -> tuple[list[Entry], list[Group]]:
+        """What has arrived, up to the bounds of a batch, stamped."""
+        batch: list[Entry] = []
+        groups: list[Group] = []
+        count = nbytes = 0
+        while self._intake:
+            entry = self._intake[0]
+            count += len(entry.commands)
+            nbytes += entry.nbytes
+            if batch and (count > self._batch_commands or nbytes > BATCH_BYTES):
+                break
+            self._intake.popleft()
+            entry.first_ns = max(self._clock.now_ns(), self._last_ns + 1)
+            self._last_ns = entry.first_ns + len(entry.commands) - 1
+            batch.append(entry)
+            groups.append((entry.first_ns, entry.participant, entry.raw))
+        return batch, groups
+
+    def _apply(self, batch: Sequence[Entry]) -> None:
+        """The batch is on disk: now it happens."""
+        apply, fold, update = self._engine.apply, self._fold, self._digest.update
+        sequence = self._engine.sequence
+        for entry in batch:
+            participant, time_ns = entry.participant, entry.first_ns
+            answers: list[list[Event]] = []
+            for command in entry.commands:
+                sequence += 1
+                events = apply(command, participant, time_ns)
+                update(sequence, time_ns, events)
+                fold(sequence, time_ns, participant, events)
+                time_ns += 1
+                if entry.done is not None:
+                    answers.append(events)
+            self._unmarked += len(entry.commands)
+            if entry.done is not None and not entry.done.done():
+                entry.done.set_result(answers)
+        self._committed(batch)
+
+    def _mark_due(self, batch: Iterable[Entry]) -> bool:
+        if self._unmarked + sum(len(entry.commands) for entry in batch) >= self._mark_every:
+            return True
+        return any(
+            isinstance(command, SetPhase) and command.phase == Phase.CLOSED
+            for entry in batch
+            if not entry.participant
+            for command in entry.commands
+        )
