@@ -48,7 +48,7 @@ class FaultyFile:
 
 
 class FaultyDisk:
-    """A Storage. ``fail`` maps a count of steps to the OSError that this step raises."""
+    """A Storage. ``fail(what, name)`` says whether this write, sync, truncate or create fails."""
 
     def __init__(self) -> None:
         self.durable: dict[str, bytearray] = {}
@@ -116,10 +116,6 @@ class FaultyDisk:
             after.durable[name] = bytearray(data)
             after.pending[name] = []
         return after
-
-    def killed(self) -> FaultyDisk:
-        """The files as found after the death of the process: the kernel still has everything that was written."""
-        return self.crash(lambda _: True)
 
 
 def _apply(data: bytearray, offset: int, part: bytes) -> None:

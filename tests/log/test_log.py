@@ -95,6 +95,8 @@ def test_a_reopened_log_goes_on_with_the_next_number_stamp_and_chain(storage: St
 
     assert (ticket.first, ticket.last) == (6, 7)
     assert contents(storage)[5:] == [(6, 131, "beta", order("b-2")), (7, 132, "beta", order("b-3"))]
+    with Log.open(storage, HEADER) as log:
+        assert log.time_ns == 132
 
 
 def test_a_group_of_any_size_and_any_array_encoding_is_counted_right(storage: Storage) -> None:
@@ -162,6 +164,17 @@ def test_a_sync_covers_what_was_written_before_it() -> None:
         assert log.sync() == 1
         log.write([(2, "alpha", raw(order("a-2")))])
         assert (log.sequence, log.durable_sequence) == (2, 1)
+
+
+def test_space_is_zeroed_ahead_of_the_end_and_given_back_on_closing() -> None:
+    storage = MemoryStorage()
+    log = Log.open(storage, HEADER, ahead=1000)
+    end = log.append([(1, "alpha", raw(order("a-1")))]).end
+    assert storage.files[LOG_NAME][end:] == bytes(1000)
+    grown = log.append([(2, "alpha", raw(order("a-2")))]).end
+    assert storage.files[LOG_NAME][grown:] == bytes(end + 1000 - grown)
+    log.close()
+    assert len(storage.files[LOG_NAME]) == grown
 
 
 def test_a_closed_log_takes_nothing_more_and_may_be_closed_again(storage: Storage) -> None:
@@ -283,6 +296,23 @@ def test_cut_at_any_byte_of_the_unsynced_tail_nothing_acknowledged_is_lost() -> 
             assert [sequence for sequence, *_ in found] == list(range(1, first + 1))
 
     assert seen == {5, 7, 8}
+
+
+def test_what_lay_behind_a_torn_record_never_comes_back() -> None:
+    """The first of two unsynced records is broken, the second whole; a new one of the first one's size is written."""
+    storage = MemoryStorage()
+    log = Log.open(storage, HEADER)
+    ends = three_batches(log)
+    end = log.write([(140, "alpha", raw(order("a-4")))]).end
+    log.write([(150, "alpha", raw(order("a-5")))])
+    storage.files[LOG_NAME][end - 1] ^= 1
+    storage.close()
+
+    with Log.open(storage, HEADER) as log:
+        assert log.torn is not None
+        assert log.torn.offset == ends[2]
+        assert log.append([(160, "alpha", raw(order("a-6")))]).end == end
+        assert contents(storage) == [*THREE_BATCHES, (6, 160, "alpha", order("a-6"))]
 
 
 def test_a_cut_before_the_durable_mark_is_refused_at_every_byte() -> None:
@@ -438,6 +468,19 @@ def test_a_record_that_checks_out_but_makes_no_sense_is_damage(change, expected:
     assert damage.value.offset == START
 
 
+def test_a_stamp_among_those_of_the_group_before_is_damage() -> None:
+    storage = MemoryStorage()
+    log = Log.open(storage, HEADER)
+    log.append([(100, "alpha", raw(order("a-1"), order("a-2"))), (110, "beta", raw(order("b-1")))])
+    data = storage.files[LOG_NAME]
+    struct.pack_into(">Q", data, data.index(b"\x93\xcf" + (110).to_bytes(8, "big")) + 2, 101)
+    _reseal(data, START, _header_chain(data))
+    del storage.files[MARK_NAME]
+
+    with pytest.raises(LogDamaged, match="expected a stamp after 101, got 101 at command 3"):
+        contents(storage)
+
+
 def test_a_stamp_that_steps_back_is_damage() -> None:
     storage = MemoryStorage()
     log = Log.open(storage, HEADER)
@@ -537,7 +580,7 @@ def test_after_the_death_of_the_process_everything_written_is_there_and_becomes_
     three_batches(log)
     log.write([(140, "alpha", raw(order("a-4")))])
 
-    disk = disk.killed()
+    disk.close()  # the kernel still has all that was written, and frees the lock
     reopened = Log.open(disk, HEADER)
     assert (reopened.sequence, reopened.durable_sequence) == (6, 6)
     assert len(contents(disk.crash(lambda _: False))) == 6
