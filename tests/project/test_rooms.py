@@ -1,0 +1,186 @@
+"""Which room may use what, read from the source: the engine is a pure function, and only the bus knows MQTT.
+
+The promise "same log, same bytes out" rests on what the engine cannot reach: no clock, no randomness, no sockets, no
+floats. So the engine's imports are an allow-list, and each rule here is first shown to catch a bad sample.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: All that the engine may import. Nothing here can tell the time, draw a number or reach outside.
+ENGINE_MAY_IMPORT = {
+    *("__future__", "abc", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq"),
+    *("itertools", "operator", "re", "struct", "typing", "zlib"),
+    *("engine", "msgspec", "sortedcontainers"),
+}
+#: The log writes files, in a thread of its own where the caller wishes.
+LOG_MAY_IMPORT = ENGINE_MAY_IMPORT | {"errno", "fcntl", "io", "os", "pathlib", "sys", "threading"}
+MQTT = {"aiomqtt", "amqtt", "asyncio_mqtt", "gmqtt", "paho"}
+#: Answers differ from run to run (hash seed, address) or come from outside.
+NEVER_CALLED_IN_ENGINE = {"hash", "id", "open", "input", "eval", "exec", "__import__", "print"}
+CLOCKS = {"now", "today", "utcnow", "fromtimestamp", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"}
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and full name of everything imported, in functions and under TYPE_CHECKING too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.module or "." * node.level
+
+
+def outside(source: str, allowed: set[str]) -> list[str]:
+    """Imports of ``source`` whose top-level package is not allowed."""
+    return [f"{line}: {name}" for line, name in imports(ast.parse(source)) if name.partition(".")[0] not in allowed]
+
+
+def floats(source: str, *, joins_paths: bool = False) -> list[str]:
+    """Where ``source`` could bring a float into being: a literal, a true division, the word itself.
+
+    ``joins_paths``: a division joins paths there.
+    """
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        literal = isinstance(node, ast.Constant) and isinstance(node.value, float | complex)
+        division = isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div) and not joins_paths
+        word = isinstance(node, ast.Name) and node.id in {"float", "Decimal", "Fraction"}
+        if literal or division or word:
+            assert isinstance(node, ast.expr | ast.stmt)
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def impure(source: str) -> list[str]:
+    """Awaits, clocks, and calls whose answer is not a function of the arguments' values."""
+    tree = ast.parse(source)
+    # A class may say how its values hash; what the engine must not do is look at the number.
+    definitions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__hash__"]
+    excepted = {node for definition in definitions for node in ast.walk(definition)}
+    found = []
+    for node in ast.walk(tree):
+        if node in excepted:
+            continue
+        if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
+            found.append(f"{node.lineno}: async")
+        elif isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else ""
+            method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            if name in NEVER_CALLED_IN_ENGINE or method in CLOCKS:
+                found.append(f"{node.lineno}: {ast.unparse(node.func)}()")
+        elif isinstance(node, ast.Global):
+            found.append(f"{node.lineno}: global {', '.join(node.names)}")
+    return found
+
+
+def sources(folder: str, *, without: tuple[str, ...] = ()) -> list[Path]:
+    return [
+        path
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not any(path.is_relative_to(ROOT / other) for other in without)
+    ]
+
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    """One test per file, named after it."""
+    return pytest.mark.parametrize("path", [pytest.param(p, id=str(p.relative_to(ROOT))) for p in paths])
+
+
+# --- the rules hold ----------------------------------------------------------------------------------------------
+
+
+@each(sources("engine", without=("engine/log",)))
+def test_the_engine_imports_nothing_that_could_surprise_it(path: Path) -> None:
+    assert outside(path.read_text(), ENGINE_MAY_IMPORT) == []
+
+
+@each(sources("engine/log"))
+def test_the_log_reaches_files_and_nothing_else(path: Path) -> None:
+    assert outside(path.read_text(), LOG_MAY_IMPORT) == []
+
+
+@each(sources("engine"))
+def test_no_float_exists_in_the_engine(path: Path) -> None:
+    assert floats(path.read_text(), joins_paths=path == ROOT / "engine/log/storage.py") == []
+
+
+@each(sources("engine", without=("engine/log",)))
+def test_the_engine_waits_for_nothing_and_asks_nobody(path: Path) -> None:
+    assert impure(path.read_text()) == []
+
+
+@each(sources("gateway", without=("gateway/bus",)))
+def test_only_the_bus_knows_mqtt(path: Path) -> None:
+    found = [f"{line}: {name}" for line, name in imports(ast.parse(path.read_text())) if name.split(".")[0] in MQTT]
+    assert found == []
+
+
+@each(sources("gateway/settlement"))
+def test_settlement_knows_neither_bus_nor_exchange(path: Path) -> None:
+    rooms = ("gateway.bus", "gateway.sequencer", "gateway.service", "gateway.cli", "gateway.client", "gateway.demo")
+    assert [name for _, name in imports(ast.parse(path.read_text())) if name.startswith(rooms)] == []
+
+
+@pytest.mark.parametrize("package", ["engine", "engine.log", "gateway.settlement"])
+def test_it_can_be_imported_without_mqtt_and_without_an_event_loop_of_others(package: str) -> None:
+    """What counts is what gets loaded, through whatever chain of imports."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        f"package = importlib.import_module({package!r})\n"
+        f"for module in pkgutil.walk_packages(package.__path__, {package + '.'!r}):\n"
+        "    importlib.import_module(module.name)\n"
+        "print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    forbidden = (
+        MQTT | {"uvloop"} | ({"asyncio", "gateway", "socket", "random"} if package.startswith("engine") else set())
+    )
+    assert not forbidden & {name.partition(".")[0] for name in loaded.split()}
+
+
+# --- the rules can fail ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import time",
+        "from time import time_ns",
+        "import random as r",
+        "from gateway import clock",
+        "import os.path",
+        "def f():\n    import socket",
+        "if TYPE_CHECKING:\n    import asyncio",
+        "from . import book",
+    ],
+)
+def test_a_surprising_import_is_noticed(line: str) -> None:
+    assert outside(f"import struct\n{line}\n", ENGINE_MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    "line", ["x = 1.5", "x = a / b", "x /= 2", "x = float(y)", "def f(x: float) -> int: ...", "1e3"]
+)
+def test_a_float_is_noticed(line: str) -> None:
+    assert floats(line)
+
+
+def test_whole_numbers_are_no_floats() -> None:
+    assert floats("x = (a // b) % 10\nx //= 2\ny: int = 1_000") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["async def f(): ...", "datetime.datetime.now()", "date.today()", "hash(x)", "open('f')", "def f():\n    global x"],
+)
+def test_an_impure_call_is_noticed(line: str) -> None:
+    assert impure(line)
