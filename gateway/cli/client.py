@@ -1,0 +1,368 @@
+"""``dojima client``: trade as a member from a shell, one command at a time.
+
+Each command connects, does one thing, waits for the exchange's answer, and leaves: 0 when it was done, 1 when the
+exchange refused it, 2 when the exchange could not be reached. ``--json`` prints one object a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from enum import IntEnum, StrEnum
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from engine.commands import AmendOrder, CancelOrder, MassCancel
+from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
+from engine.types import Side, TimeInForce
+from gateway.bus.messages import Fill
+from gateway.client import (
+    Client,
+    ClientError,
+    Missed,
+    NumberedReport,
+    Order,
+    OrderState,
+)
+from gateway.position import PositionUnusable
+
+app = typer.Typer(
+    help="Trade as a member: submit, cancel and amend orders, look at open orders and reports.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Url = Annotated[
+    str, typer.Option("--url", envvar="DOJIMA_URL", help="The broker: mqtt://host:port or mqtts://host:port.")
+]
+Participant = Annotated[
+    str, typer.Option("--participant", "-p", envvar="DOJIMA_PARTICIPANT", help="The member firm, which is the login.")
+]
+Password = Annotated[str, typer.Option("--password", envvar="DOJIMA_PASSWORD", help="Better in the environment.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for the exchange.")]
+
+DEFAULT_URL = "mqtt://127.0.0.1:1883"
+
+
+class SideName(StrEnum):
+    BUY = "buy"
+    SELL = "sell"
+
+
+class Validity(StrEnum):
+    DAY = "day"
+    IOC = "ioc"
+    FOK = "fok"
+    GTC = "gtc"
+    ON_OPEN = "on-open"
+    ON_CLOSE = "on-close"
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def as_dict(value: Struct) -> dict[str, Any]:
+    """A message with the names of its fields, numbers of the market's words as those words."""
+    tag = value.__struct_config__.tag
+    result: dict[str, Any] = {"event": tag} if isinstance(tag, str) else {}
+    for name in value.__struct_fields__:
+        field = getattr(value, name)
+        if isinstance(field, IntEnum):
+            result[name] = field.name.lower()
+        elif isinstance(field, Struct):
+            result |= as_dict(field)
+        else:
+            result[name] = field
+    return result
+
+
+def price_of(price: int) -> str:
+    return f"{price:,}" if price else "market"
+
+
+def sentence(event: Struct) -> str:
+    """A report as one line for a person."""
+    repeat = " (as answered before)" if getattr(event, "repeat", False) else ""
+    if isinstance(event, Accepted):
+        return (
+            f"accepted   {event.client_order_id}: {event.side.name.lower()} {event.quantity:,} {event.instrument} at "
+            f"{price_of(event.price)}, order {event.order_id}{repeat}"
+        )
+    if isinstance(event, Rejected):
+        return f"rejected   {event.client_order_id}: {event.reason.name}: {event.text}{repeat}"
+    if isinstance(event, Cancelled):
+        return (
+            f"cancelled  {event.client_order_id}: {event.quantity:,} {event.instrument} at {price_of(event.price)}, "
+            f"{event.reason.name.lower().replace('_', ' ')}{repeat}"
+        )
+    if isinstance(event, Amended):
+        place = "keeps its place" if event.kept_priority else "goes to the back"
+        return (
+            f"amended    {event.client_order_id}: {event.quantity:,} {event.instrument} at {price_of(event.price)}, "
+            f"{event.open_quantity:,} open, {place}{repeat}"
+        )
+    if isinstance(event, MassCancelled):
+        return f"cancelled  {event.count:,} orders{repeat}"
+    if isinstance(event, Fill):
+        verb = "bought" if event.side == Side.BUY else "sold"
+        return (
+            f"{verb:10} {event.client_order_id}: {event.quantity:,} {event.instrument} at {event.price:,} "
+            f"{'in the auction' if event.auction else ''} with {event.counterparty}, {event.open_quantity:,} open, "
+            f"settles {event.settlement_date}"
+        )
+    return str(as_dict(event))
+
+
+def show(event: Struct, json: bool) -> None:
+    if json:
+        typer.echo(msgspec.json.encode(as_dict(event)).decode())
+    else:
+        console.print(sentence(event), soft_wrap=True, markup=False)
+
+
+def run(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
+    """Run a command to its exit code; what went wrong is one line with advice, not a trace."""
+    try:
+        code = asyncio.run(work())
+    except KeyboardInterrupt:
+        code = 130
+    except (ClientError, PositionUnusable, ValueError) as error:
+        errors.print(f"dojima client: {error}", soft_wrap=True, markup=False, style="red")
+        code = 2
+    raise typer.Exit(code)
+
+
+async def answer(client: Client, command: Any, json: bool) -> int:
+    """Send one command and show what came of it."""
+    event = await (await client.send(command))[0]
+    show(event, json)
+    return 1 if isinstance(event, Rejected) else 0
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def submit(
+    side: Annotated[SideName, typer.Argument(help="buy or sell")],
+    instrument: Annotated[str, typer.Argument(help="The token's code, for instance KDX-2107.")],
+    quantity: Annotated[int, typer.Argument(help="Whole units.")],
+    price: Annotated[int, typer.Argument(help="Limit in the instrument's price units; none: a market order.")] = 0,
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    validity: Annotated[Validity, typer.Option(help="How long the order lives.")] = Validity.DAY,
+    account: Annotated[str, typer.Option(help="Your own opaque client reference.")] = "",
+    order_id: Annotated[str, typer.Option("--id", help="Your client_order_id; none: one is made.")] = "",
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until the order is done, and show its fills.")] = False,
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Send an order and say what the exchange answered."""
+
+    async def work() -> int:
+        async with Client(url, participant, password, timeout=timeout) as client:
+            reports = client.reports()
+            (order,) = await client.submit(
+                client.new_order(
+                    instrument,
+                    Side[side.name],
+                    quantity,
+                    price,
+                    client_order_id=order_id or None,
+                    time_in_force=TimeInForce[validity.name],
+                    account=account,
+                )
+            )
+            event = await order.outcome()
+            show(event, json)
+            if isinstance(event, Rejected):
+                return 1
+            if wait:
+                await follow(order, reports, json)
+            return 0
+
+    run(work)
+
+
+async def follow(order: Order, reports: Any, json: bool) -> None:
+    async for report in reports:
+        event = report.event if isinstance(report, NumberedReport) else None
+        if isinstance(event, Fill | Cancelled | Amended) and event.client_order_id == order.client_order_id:
+            show(event, json)
+            if order.is_done and not reports.waiting:
+                return
+
+
+@app.command()
+def cancel(
+    order_id: Annotated[str, typer.Argument(help="The client_order_id of the order.")],
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Take an order out of the market."""
+
+    async def work() -> int:
+        async with Client(url, participant, password, timeout=timeout) as client:
+            return await answer(client, CancelOrder(client.next_id(), order_id), json)
+
+    run(work)
+
+
+@app.command()
+def amend(
+    order_id: Annotated[str, typer.Argument(help="The client_order_id of the order.")],
+    quantity: Annotated[int, typer.Option(help="New total, filled part included; 0 leaves it.")] = 0,
+    price: Annotated[int, typer.Option(help="New limit; 0 leaves it.")] = 0,
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Change quantity or price of an order. A smaller quantity keeps its place in the queue."""
+
+    async def work() -> int:
+        async with Client(url, participant, password, timeout=timeout) as client:
+            return await answer(client, AmendOrder(client.next_id(), order_id, quantity, price), json)
+
+    run(work)
+
+
+@app.command("mass-cancel")
+def mass_cancel(
+    instrument: Annotated[str, typer.Option(help="Only orders in this instrument.")] = "",
+    side: Annotated[SideName | None, typer.Option(help="Only orders of this side.")] = None,
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Take all your open orders out of the market, or those that meet every condition given."""
+
+    async def work() -> int:
+        async with Client(url, participant, password, timeout=timeout) as client:
+            wanted = None if side is None else Side[side.name]
+            return await answer(client, MassCancel(client.next_id(), instrument, wanted), json)
+
+    run(work)
+
+
+@app.command()
+def orders(
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Show your open orders."""
+
+    async def work() -> int:
+        async with Client(url, participant, password, timeout=timeout) as client:
+            found = await client.open_orders()
+        if json:
+            for order in found:
+                typer.echo(msgspec.json.encode(order_dict(order)).decode())
+            return 0
+        table = Table(title=f"{len(found)} open orders of {participant}", title_justify="left")
+        for name in ("client order id", "order", "instrument", "side"):
+            table.add_column(name)
+        for name in ("open", "filled", "price"):
+            table.add_column(name, justify="right")
+        for order in found:
+            table.add_row(
+                order.client_order_id,
+                str(order.order_id),
+                order.instrument,
+                order.side.name.lower(),
+                f"{order.open_quantity:,}",
+                f"{order.filled_quantity:,}",
+                price_of(order.price),
+            )
+        console.print(table)
+        return 0
+
+    run(work)
+
+
+def order_dict(order: Order) -> dict[str, Any]:
+    return {
+        "client_order_id": order.client_order_id,
+        "order_id": order.order_id,
+        "instrument": order.instrument,
+        "side": order.side.name.lower(),
+        "price": order.price,
+        "quantity": order.quantity,
+        "open_quantity": order.open_quantity,
+        "filled_quantity": order.filled_quantity,
+        "order_type": order.order_type.name.lower(),
+        "time_in_force": order.time_in_force.name.lower(),
+        "account": order.account,
+        "state": str(OrderState(order.state)),
+    }
+
+
+@app.command()
+def reports(
+    first: Annotated[int, typer.Option("--from", min=1, help="Number of the first report.")] = 1,
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Show what you were told so far, from a number on."""
+
+    async def work() -> int:
+        client = Client(url, participant, password, timeout=timeout, start_at=first)
+        stream = client.reports()
+        async with client:
+            while stream.waiting:
+                show_report(await anext(stream), json)
+        return 0
+
+    run(work)
+
+
+@app.command()
+def watch(
+    participant: Participant = ...,  # type: ignore[assignment]
+    url: Url = DEFAULT_URL,
+    password: Password = "",
+    json: Json = False,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Show your reports as they come, until Ctrl-C."""
+
+    async def work() -> int:
+        async with Client(url, participant, password, timeout=timeout) as client:
+            if not json:
+                errors.print(f"reports of {participant} from number {client.next_report} on; Ctrl-C ends")
+            async for report in client.reports():
+                show_report(report, json)
+        return 0
+
+    run(work)
+
+
+def show_report(report: NumberedReport | Missed, json: bool) -> None:
+    if json:
+        typer.echo(msgspec.json.encode(as_dict(report)).decode())
+    elif isinstance(report, Missed):
+        console.print(f"reports {report.first} to {report.last} cannot be had any more", style="yellow")
+    else:
+        console.print(f"{report.number:>7}  {sentence(report.event)}", soft_wrap=True, markup=False)
