@@ -27,3 +27,26 @@ summary()`` counts by state; ``await reconcile()``; ``await cancel(instruction_i
 
 Files in ``directory``: ``outbox.sqlite`` and ``ledger.sqlite``.
 """
+
+from __future__ import annotations
+
+from gateway.settlement.adapter import YEN, LedgerAdapter, LedgerError, State
+from gateway.settlement.instructions import account_id
+from gateway.settlement.outbox import OutboxFault
+from gateway.settlement.reconcile import Break, Report
+from gateway.settlement.relay import EMBEDDED, Options, Settlement, Summary
+
+__all__ = [
+    "EMBEDDED",
+    "YEN",
+    "Break",
+    "LedgerAdapter",
+    "LedgerError",
+    "Options",
+    "OutboxFault",
+    "Report",
+    "Settlement",
+    "State",
+    "Summary",
+    "account_id",
+]

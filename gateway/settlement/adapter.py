@@ -9,6 +9,7 @@ Quantities are whole token units and amounts whole yen, both ``int``.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
@@ -93,20 +94,21 @@ def check_move(before: State, after: State) -> None:
         raise IllegalMove(f"Expected one of {allowed} after {before}, got {after}")
 
 
-def way(before: State, after: State) -> list[State]:
-    """The moves from ``before`` to ``after``, with the steps between that ``after`` implies; [] when they are equal.
+@functools.cache
+def way(before: State, after: State) -> tuple[State, ...]:
+    """The moves from ``before`` to ``after``, with the steps between that ``after`` implies; () when they are equal.
 
     A ledger is asked now and then and may have gone on by several steps since; each is recorded. Raises IllegalMove.
     """
     if before == after:
-        return []
+        return ()
     queue = deque([[before]])
     seen = {before}
     while queue:
         path = queue.popleft()
         for state in sorted(NEXT[path[-1]] - seen):
             if state == after:
-                return [*path[1:], state]
+                return (*path[1:], state)
             if state in _IMPLIED:
                 seen.add(state)
                 queue.append([*path, state])

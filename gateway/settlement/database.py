@@ -75,7 +75,9 @@ class Database:
 
 
 def _connect(path: Path, application: str, schema: str, read_only: bool) -> sqlite3.Connection:
-    if read_only and not path.exists():
+    if not read_only:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.exists():
         raise FileNotFoundError(f"Expected {application} at {path}, found no file")
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",

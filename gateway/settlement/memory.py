@@ -222,14 +222,12 @@ class MemoryLedger:
         return self._instructions[ins_id]
 
     def _submit(self, ins: Instruction) -> Receipt:
+        check(ins)
         known = self._instructions.get(ins.id)
         if known:
             if known[0].hash != ins.hash:
                 raise Conflict(f"{ins.id} is on the ledger with another content")
-            # The hash may have been left as it was while the content changed.
-            check(ins)
             return known[1]
-        check(ins)
         for short in self._shortages(ins):
             raise short
         money = money_asset(ins.currency)

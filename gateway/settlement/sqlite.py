@@ -274,13 +274,13 @@ def _submit(
     answers: list[Receipt | LedgerError] = []
     for ins in instructions:
         try:
+            check(ins)
             known = fresh.get(ins.id)
             if known:
                 if known[0].hash != ins.hash:
                     raise Conflict(f"{ins.id} is on the ledger with another content")
                 answers.append(known[1])
                 continue
-            check(ins)
             row = file.execute("SELECT hash FROM instructions WHERE id = ?", (ins.id,)).fetchone()
             if row:
                 if row[0] != ins.hash:
