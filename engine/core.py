@@ -368,23 +368,22 @@ class Engine:
         wanted = table.open[order]
         side = table.side(order)
         if validity & (1 << TimeInForce.FOK) and instrument.book.available(side ^ 1, limit, wanted) < wanted:
-            self._end(order, CancelReason.REMAINDER, "", events)
+            table.state[order] = GONE
+            events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
             return
         fills: list[int] = []
-        continuous.take(table, instrument.book, order, limit, fills)
-        left = wanted
+        left = continuous.place(table, instrument.book, order, validity & IMMEDIATE == 0, fills)
+        open_then = wanted
         for i in range(0, len(fills), 3):
-            left -= fills[i + 2]
-            self._traded(instrument, order, left, fills[i], table.open[fills[i]], fills[i + 1], fills[i + 2], events)
+            maker = fills[i]
+            open_then -= fills[i + 2]
+            self._traded(instrument, order, open_then, maker, table.open[maker], fills[i + 1], fills[i + 2], events)
         if fills:
             instrument.last_price = fills[-2]
             instrument.last_quantity = fills[-1]
             instrument.reference = fills[-2]
-        if left:
-            if limit == 0 or validity & IMMEDIATE:
-                self._end(order, CancelReason.REMAINDER, "", events)
-            else:
-                instrument.book.add(order)
+        if left and table.state[order] == GONE:
+            events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
 
     def _check_new(self, command: NewOrder, instrument: Instrument | None) -> _Refusal | None:
         if instrument is None:
@@ -578,7 +577,7 @@ class Engine:
             command.price_from,
             command.price_to,
             command.account,
-            len(self._orders),
+            self._orders.count,
         )
         orders: list[int] = []
         for instrument in self._instruments if only is None else [only]:
@@ -618,17 +617,11 @@ class Engine:
         if table.state[order] == WAITING:
             table.state[order] = GONE_WAITING
         else:
-            self._instruments[table.instrument(order)].book.remove(order)
-            table.state[order] = GONE
+            continuous.withdraw(table, self._instruments[table.instrument(order)].book, order)
 
     def _withdraw(self, order: int, reason: CancelReason, request_id: str, events: list[Event]) -> None:
         """Take an open order off the market and say so."""
         self._release(order)
-        events.append(self._cancelled(order, reason, request_id, False))
-
-    def _end(self, order: int, reason: CancelReason, request_id: str, events: list[Event]) -> None:
-        """The same for an order that is in no queue."""
-        self._orders.state[order] = GONE
         events.append(self._cancelled(order, reason, request_id, False))
 
     # --- events ------------------------------------------------------------------------------------------------------
@@ -1169,8 +1162,8 @@ class Engine:
     def order(self, order_id: int) -> OrderView:
         """One order as it stands now, however long ago it ended."""
         table = self._orders
-        if not 1 <= order_id <= len(table):
-            raise KeyError(f"Expected an order_id from 1 to {len(table)}, got {order_id}")
+        if not 1 <= order_id <= table.count:
+            raise KeyError(f"Expected an order_id from 1 to {table.count}, got {order_id}")
         return OrderView(
             order_id,
             self._members[table.participant(order_id)].name,
@@ -1214,9 +1207,11 @@ class Engine:
         """
         digest = blake2b(digest_size=32)
         table = self._orders
-        digest.update(_encode([self.sequence, self.time_ns, self.date, self.trades, len(table)]))
-        digest.update(_encode([table.price, table.open, table.quantity, table.terms, table.state, table.priority]))
-        digest.update(_encode([table.client_order_id, table.account]))
+        digest.update(_encode([self.sequence, self.time_ns, self.date, self.trades, table.count]))
+        for column in (table.price, table.open, table.quantity, table.terms, table.state, table.priority):
+            digest.update(_encode(column[1 : table.count + 1]))
+        for texts in (table.client_order_id, table.account):
+            digest.update(_encode(texts[1 : table.count + 1]))
         for instrument in self._instruments:
             digest.update(_encode(instrument.key()))
             for side in (BUY, SELL):
@@ -1248,7 +1243,7 @@ class Engine:
                 if instrument.ticks.is_valid(table.price[order]) or table.order_type(order) == OrderType.MARKET:
                     continue
                 raise InvariantBroken(f"Order {order} rests off the grid of {instrument.code}")
-        for order in range(1, len(table) + 1):
+        for order in range(1, table.count + 1):
             if not 0 <= table.open[order] <= table.quantity[order]:
                 raise InvariantBroken(f"Order {order} has {table.open[order]} open of {table.quantity[order]}")
             if table.is_open(order) != (order in resting):

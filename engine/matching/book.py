@@ -57,43 +57,63 @@ def pack_terms(side: int, order_type: int, validity: int, instrument: int, parti
     )
 
 
+#: Rows are made this many at a time: one order then costs a few stores, not ten appends.
+_BLOCK: Final = 4096
+
+
 class OrderTable:
     """Every order the engine ever accepted, one row each, in columns indexed by ``order_id``. Row 0 is no order.
 
-    Rows are never removed: a late cancel must be told whether its order was filled or had gone.
+    Rows are never removed: a late cancel must be told whether its order was filled or had gone. The columns run ahead
+    of ``count`` with empty rows.
     """
 
     def __init__(self) -> None:
-        self.price: Final[list[int]] = [0]  #: limit in price units; 0 without one
-        self.open: Final[list[int]] = [0]  #: still to trade; what was taken off the market when state is GONE
-        self.quantity: Final[list[int]] = [0]  #: total, filled part included
-        self.terms: Final[list[int]] = [0]  #: see ``pack_terms``
-        self.state: Final[list[int]] = [GONE]
-        self.priority: Final[list[int]] = [0]  #: sequence of the command that earned the place in the queue
-        self.next: Final[list[int]] = [0]  #: behind it at the same price; 0: last
-        self.previous: Final[list[int]] = [0]
-        self.client_order_id: Final[list[str]] = [""]
-        self.account: Final[list[str]] = [""]
+        self.count: int = 0  #: orders so far, and the number of the last one
+        self.price: Final[list[int]] = []  #: limit in price units; 0 without one
+        self.open: Final[list[int]] = []  #: still to trade; what was taken off the market when state is GONE
+        self.quantity: Final[list[int]] = []  #: total, filled part included
+        self.terms: Final[list[int]] = []  #: see ``pack_terms``
+        self.state: Final[list[int]] = []
+        self.priority: Final[list[int]] = []  #: sequence of the command that earned the place in the queue
+        self.next: Final[list[int]] = []  #: behind it at the same price; 0: last
+        self.previous: Final[list[int]] = []
+        self.client_order_id: Final[list[str]] = []
+        self.account: Final[list[str]] = []
+        self._grow()
 
-    def __len__(self) -> int:
-        """How many orders there are; also the number of the last one."""
-        return len(self.price) - 1
+    def _grow(self) -> None:
+        zeros = [0] * _BLOCK
+        for column in (
+            self.price,
+            self.open,
+            self.quantity,
+            self.terms,
+            self.state,
+            self.priority,
+            self.next,
+            self.previous,
+        ):
+            column.extend(zeros)
+        nothing = [""] * _BLOCK
+        self.client_order_id.extend(nothing)
+        self.account.extend(nothing)
 
     def append(
         self, terms: int, price: int, quantity: int, priority: int = 0, client_order_id: str = "", account: str = ""
     ) -> int:
         """Take in an order, outside any queue, and return its number."""
-        order = len(self.price)
-        self.price.append(price)
-        self.open.append(quantity)
-        self.quantity.append(quantity)
-        self.terms.append(terms)
-        self.state.append(IN_BOOK)
-        self.priority.append(priority)
-        self.next.append(0)
-        self.previous.append(0)
-        self.client_order_id.append(client_order_id)
-        self.account.append(account)
+        order = self.count + 1
+        if order == len(self.price):
+            self._grow()
+        self.count = order
+        self.price[order] = price
+        self.open[order] = quantity
+        self.quantity[order] = quantity
+        self.terms[order] = terms
+        self.priority[order] = priority
+        self.client_order_id[order] = client_order_id
+        self.account[order] = account
         return order
 
     def side(self, order: int) -> int:

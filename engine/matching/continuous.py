@@ -6,7 +6,29 @@ Written once, above the narrow interface of ``Book``; whatever book is loaded, t
 
 from __future__ import annotations
 
-from engine.matching.book import Book, OrderTable
+from engine.matching.book import GONE, Book, OrderTable
+
+
+def place(table: OrderTable, book: Book, order: int, rests: bool, fills: list[int]) -> int:
+    """Let ``order``, which is in no queue, trade up to its own limit, and return what is left of it.
+
+    What is left joins its queue if it ``rests`` and has a limit, and is gone otherwise. Fills are those of ``take``.
+    """
+    limit = table.price[order]
+    take(table, book, order, limit, fills)
+    left = table.open[order]
+    if left:
+        if rests and limit:
+            book.add(order)
+        else:
+            table.state[order] = GONE
+    return left
+
+
+def withdraw(table: OrderTable, book: Book, order: int) -> None:
+    """Take an order that rests in ``book`` off the market; its row keeps what was open."""
+    book.remove(order)
+    table.state[order] = GONE
 
 
 def take(table: OrderTable, book: Book, order: int, limit: int, fills: list[int]) -> None:
