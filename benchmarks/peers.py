@@ -131,7 +131,7 @@ def judge(row: Row, expected: dict[str, Any], commands: int) -> None:
     answer = row.rounds[-1]
     row.done = answer.get("done", commands)
     if row.done < commands:
-        row.problem = f"stopped by the time limit after {row.done:,} of {commands:,} commands; result not comparable"
+        row.problem = f"stopped by the time limit after {row.done:,} of {commands:,} commands; the figure is for those, the result not comparable"
         return
     for name in ("trades", "volume", "notional", "resting", "resting_quantity", "checksums"):
         if name not in expected:
@@ -145,6 +145,8 @@ def judge(row: Row, expected: dict[str, Any], commands: int) -> None:
         else:
             row.problem += f" {name}: expected {expected[name]:,}, got {answer[name]:,};"
     row.problem = row.problem.strip(" ;")
+    if row.verified and row.not_told == ["resting_quantity"]:
+        row.not_told = []  # it adds nothing where every trade is known
 
 
 def measure(
@@ -191,22 +193,24 @@ def measure(
 def figure(value: float | None, unit: str = "") -> str:
     if value is None:
         return "-"
-    return (f"{value:,.0f}" if value >= 100 else f"{value:.1f}") + unit
+    if value >= 100_000:
+        return f"{value / 1000:,.0f}k{unit}"
+    return (f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.1 else f"{value:.3f}") + unit
 
 
 def show(console: Console, name: str, commands: int, rows: list[Row], with_floor: bool) -> None:
     table = Table(title=f"{name}   {commands:,} commands", title_justify="left", title_style="bold")
     table.add_column("program", no_wrap=True)
-    table.add_column("ns/command", justify="right")
-    table.add_column("low..high", justify="right", no_wrap=True)
-    table.add_column("times ours", justify="right")
+    table.add_column("ns", justify="right", no_wrap=True)
+    table.add_column("range", justify="right", no_wrap=True)
+    table.add_column("x ours", justify="right", no_wrap=True)
     if with_floor:
-        table.add_column("times floor", justify="right")
+        table.add_column("x floor", justify="right", no_wrap=True)
     table.add_column("result", no_wrap=True)
     notes = []
     for row in rows:
         each = [answer["ns_median"] for answer in row.rounds]
-        spread = f"{figure(min(each))}..{figure(max(each))}" if each else "-"
+        spread = f"{100 * (max(each) - min(each)) / row.ns:.0f}%" if row.ns else "-"
         result = "right"
         if row.problem:
             result = "cut" if 0 < row.done < commands else "none" if row.ns is None else "DIFFERS"
@@ -214,9 +218,9 @@ def show(console: Console, name: str, commands: int, rows: list[Row], with_floor
         elif row.not_told:
             result = "right in part"
             notes.append(f"{row.program}: {', '.join(row.verified)} right; does not tell {', '.join(row.not_told)}")
-        cells = [row.program, figure(row.ns), spread, figure(row.times_ours, "x")]
+        cells = [row.program, figure(row.ns), spread, figure(row.times_ours)]
         if with_floor:
-            cells.append(figure(row.times_floor, "x"))
+            cells.append(figure(row.times_floor))
         table.add_row(*cells, result)
     console.print(table)
     for note in notes:
@@ -274,8 +278,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.json:
         console.print(machine.banner(environment), highlight=False)
         console.print(
-            f"{options.rounds} rounds in turns; per round the median of up to {options.repeats} runs within "
-            f"{options.seconds:g} s (floor and ours: at least 5)",
+            f"ns per command, one call each: median of {options.rounds} rounds in turns, range between them; per round "
+            f"the median of up to {options.repeats} runs within {options.seconds:g} s (floor and ours: at least 5)",
             highlight=False,
         )
         if no_floor:
@@ -305,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     else:
         for peer in PEERS:
-            console.print(f"{peer.requirements[0]} ({peer.licence}): {peer.about}", highlight=False)
+            console.print(f"{peer.requirements[0]} (licence: {peer.licence}). {peer.about}", highlight=False)
     return 1 if wrong else 0
 
 
