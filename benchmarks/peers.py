@@ -131,7 +131,10 @@ def judge(row: Row, expected: dict[str, Any], commands: int) -> None:
     answer = row.rounds[-1]
     row.done = answer.get("done", commands)
     if row.done < commands:
-        row.problem = f"stopped by the time limit after {row.done:,} of {commands:,} commands; the figure is for those, the result not comparable"
+        row.problem = (
+            f"stopped by the time limit after {row.done:,} of {commands:,} commands; "
+            "the figure is for those, the result not comparable"
+        )
         return
     for name in ("trades", "volume", "notional", "resting", "resting_quantity", "checksums"):
         if name not in expected:
