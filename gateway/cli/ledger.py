@@ -15,9 +15,10 @@ import msgspec
 import typer
 from msgspec import Struct
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from gateway.settlement.adapter import NotFound, State
+from gateway.settlement.adapter import YEN, NotFound, State
 from gateway.settlement.database import WrongFile
 from gateway.settlement.outbox import Entry, Listed, Move, Outbox, Progress
 from gateway.settlement.reconcile import Break, Report, reconcile
@@ -69,7 +70,7 @@ def ledger(
 
 
 def _fail(text: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(text, style="red", soft_wrap=True)
+    Console(stderr=True, highlight=False).print(escape(text), style="red", soft_wrap=True)
     raise typer.Exit(2)
 
 
@@ -110,9 +111,8 @@ def _show(console: Console, picture: _Picture) -> None:
     day = _date(progress.business_date) + ("" if progress.is_open else ", after the cut-off")
     console.print(f"Market [bold]{progress.market}[/], business date {day}, log read up to {progress.cursor:,}")
 
-    decimals_note = "whole token units; JPY in whole yen"
     for each in picture.report.ledgers:
-        balances = Table(title=f"Balances on {each.ledger!r} ({decimals_note})", title_justify="left")
+        balances = Table(title=f"Balances on {each.ledger!r} (whole token units, whole yen)", title_justify="left")
         for column in ("account", "asset"):
             balances.add_column(column)
         for column in ("available", "held", "total"):
@@ -122,7 +122,7 @@ def _show(console: Console, picture: _Picture) -> None:
             if not position.total:
                 continue
             balances.add_row(
-                position.account if position.account != account else "",
+                escape(position.account) if position.account != account else "",
                 position.asset.removeprefix("@"),
                 f"{position.available:,}",
                 f"{position.held:,}" if position.held else "",
@@ -140,9 +140,9 @@ def _show(console: Console, picture: _Picture) -> None:
     console.print(states)
 
     for notice in picture.notices:
-        console.print(f"[yellow]Note:[/] {notice}", soft_wrap=True)
+        console.print(f"[yellow]Note:[/] {escape(notice)}", soft_wrap=True)
     for entry in picture.alerts:
-        console.print(f"[red]Look at[/] {entry.id}: {entry.alert}", soft_wrap=True)
+        console.print(f"[red]Look at[/] {entry.id}: {escape(entry.alert)}", soft_wrap=True)
     if picture.report.breaks:
         breaks = Table(title="Breaks", title_justify="left")
         for column in ("class", "ledger", "subject", "what", "age"):
@@ -151,13 +151,14 @@ def _show(console: Console, picture: _Picture) -> None:
             breaks.add_row(
                 each_break.kind.value,
                 each_break.ledger,
-                each_break.subject.replace("@", ""),
-                each_break.text,
+                escape(each_break.subject.replace(YEN, "JPY")),
+                escape(each_break.text),
                 _age(each_break),
             )
         console.print(breaks)
     compared = ", ".join(
-        f"{each.settled:,} of {each.instructions:,} settled, {each.openings:,} openings, {len(each.positions):,} positions"
+        f"{each.settled:,} of {each.instructions:,} settled, {each.openings:,} openings,"
+        f" {len(each.positions):,} positions"
         for each in picture.report.ledgers
     )
     verdict = "[green]agrees[/]" if picture.report.agrees else "[red]does not agree[/]"
@@ -167,7 +168,8 @@ def _show(console: Console, picture: _Picture) -> None:
 def _show_instruction(console: Console, entry: Entry, moves: list[Move]) -> None:
     ins = entry.instruction
     console.print(
-        f"[bold]{ins.id}[/]  {ins.kind}  {ins.quantity:,} {ins.asset} from {ins.seller} to {ins.buyer}"
+        f"[bold]{ins.id}[/]  {ins.kind}  {ins.quantity:,} {ins.asset}"
+        f" from {escape(ins.seller)} to {escape(ins.buyer)}"
         f" against {ins.cash:,} {ins.currency}",
         soft_wrap=True,
     )
@@ -176,15 +178,22 @@ def _show_instruction(console: Console, entry: Entry, moves: list[Move]) -> None
         f" trade {', '.join(str(trade) for trade in ins.trade_ids)}"
     )
     console.print(f"content hash {ins.hash}", soft_wrap=True)
-    now = f"[bold]{entry.state}[/]" + (f", {entry.reason}" if entry.reason else "")
+    now = f"[bold]{entry.state}[/]" + (f", {escape(entry.reason)}" if entry.reason else "")
     console.print(now + (f", ledger reference {entry.ledger_ref}" if entry.ledger_ref else ""), soft_wrap=True)
     if entry.alert:
-        console.print(f"[red]Look at this:[/] {entry.alert}", soft_wrap=True)
+        console.print(f"[red]Look at this:[/] {escape(entry.alert)}", soft_wrap=True)
     table = Table(title="Moves", title_justify="left")
     for column in ("at (Japan)", "business date", "from", "to", "reason", "ledger reference"):
         table.add_column(column, overflow="fold")
     for move in moves:
-        table.add_row(_time(move.at), _date(move.business_date), move.before, move.after, move.reason, move.ledger_ref)
+        table.add_row(
+            _time(move.at),
+            _date(move.business_date),
+            move.before,
+            move.after,
+            escape(move.reason),
+            escape(move.ledger_ref),
+        )
     console.print(table)
 
 

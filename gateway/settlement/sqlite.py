@@ -130,14 +130,10 @@ class SqliteLedger:
     async def hold(self, hold_id: str, account: str, asset: str, quantity: int, expires: int) -> Receipt:
         if type(quantity) is not int or not 0 < quantity <= AMOUNT_MAX:
             raise Rejected(Reason.BAD_AMOUNT, f"Expected a quantity as int from 1 to {AMOUNT_MAX}, got {quantity!r}")
-        now = self._clock()
-        return await self._write(lambda file: _hold(file, now, hold_id, account, asset, quantity, expires))
+        return await self._write(lambda file, now: _hold(file, now, hold_id, account, asset, quantity, expires))
 
     async def release(self, hold_id: str) -> Receipt:
-        now = self._clock()
-
-        def release(file: sqlite3.Connection) -> Receipt:
-            _expire(file, now)
+        def release(file: sqlite3.Connection, now: int) -> Receipt:
             if _hold_receipt(file, hold_id).state is State.HELD:
                 _end_hold(file, now, hold_id, State.CANCELLED)
             return _hold_receipt(file, hold_id)
@@ -153,8 +149,7 @@ class SqliteLedger:
     async def submit_batch(self, instructions: Sequence[Instruction], atomic: bool) -> list[Receipt | LedgerError]:
         if len(instructions) > BATCH_MAX:
             raise Unsupported(f"Expected at most {BATCH_MAX} instructions, got {len(instructions)}")
-        now = self._clock()
-        return await self._write(lambda file: _submit(file, now, instructions, atomic))
+        return await self._write(lambda file, now: _submit(file, now, instructions, atomic))
 
     async def affirm(self, ins_id: str, role: str) -> Receipt:
         raise Unsupported("The embedded ledger needs no affirmation")
@@ -202,13 +197,29 @@ class SqliteLedger:
         except sqlite3.OperationalError as error:
             raise Retryable(str(error)) from error
 
-    async def _write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def _write(self, function: Callable[[sqlite3.Connection, int], T]) -> T:
+        """``function(file, now)`` after the holds whose time has come are ended.
+
+        It refuses, if it does, before it writes; so a refusal need not undo what ended by itself.
+        """
+        now = self._clock()
+
+        def step(file: sqlite3.Connection) -> T | LedgerError:
+            _expire(file, now)
+            try:
+                return function(file, now)
+            except LedgerError as refused:
+                return refused
+
         try:
-            return await self._database.write(function)
+            answer = await self._database.write(step)
         except sqlite3.OperationalError as error:  # busy, full: rolled back, nothing happened
             raise Retryable(str(error)) from error
         except CommitUnknown as error:
             raise OutcomeUnknown(str(error)) from error
+        if isinstance(answer, LedgerError):
+            raise answer
+        return answer
 
 
 class _Posting:
@@ -267,7 +278,6 @@ def _shortages(posting: _Posting, ins: Instruction) -> list[Short]:
 def _submit(
     file: sqlite3.Connection, now: int, instructions: Sequence[Instruction], atomic: bool
 ) -> list[Receipt | LedgerError]:
-    _expire(file, now)
     posting = _Posting(file)
     height = _height(file)
     fresh: dict[str, tuple[Instruction, Receipt]] = {}
@@ -388,7 +398,6 @@ def _hold_receipt(file: sqlite3.Connection, hold_id: str) -> Receipt:
 def _hold(
     file: sqlite3.Connection, now: int, hold_id: str, account: str, asset: str, quantity: int, expires: int
 ) -> Receipt:
-    _expire(file, now)
     known = file.execute("SELECT account, asset, quantity, expires FROM holds WHERE id = ?", (hold_id,)).fetchone()
     if known is None:
         posting = _Posting(file)
