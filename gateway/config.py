@@ -158,10 +158,13 @@ class Log(_Section, frozen=True):
 
 class Settlement(_Section, frozen=True):
     enabled: bool = True
+    openings: str = ""  #: opening balances on the embedded ledger, a CSV with the columns account,asset,quantity
 
 
 class Config(_Section, frozen=True):
-    market: Annotated[str, Meta(pattern=r"^[A-Z0-9-]{1,16}$")] = "DOJIMA"
+    market: Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,12}$")] = (
+        "DOJIMA"  #: never changes: it is part of every instruction's id
+    )
     members: Literal["any"] | list[Member] = "any"  #: "any": whoever the broker lets in
     broker: Broker = Broker()
     clock: Clock = Clock()
@@ -318,6 +321,25 @@ def tables(config: Config) -> list[SetTickTable | SetLimitTable]:
         for name, rows in config.limit_tables.items()
     ]
     return [*ticks, *limits]
+
+
+def openings(config: Config, directory: Path) -> list[tuple[str, str, int, str]]:
+    """Opening balances as (account, asset, quantity, reference), each booked once whatever the number of starts."""
+    if not config.settlement.openings:
+        return []
+    path = directory / config.settlement.openings
+    found = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line, row in enumerate(csv.DictReader(file), start=2):
+                quantity = row.get("quantity") or ""
+                if not (row.get("account") and row.get("asset") and quantity.isascii() and quantity.isdigit()):
+                    raise ConfigError(f"{path.name}:{line}: Expected account, asset and a whole quantity, got {row!r}")
+                reference = f"opening {row['account']} {row['asset']}"
+                found.append((row["account"], row["asset"], int(quantity), reference))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"settlement.openings: {error}") from error
+    return found
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -19,6 +19,7 @@ from engine.events import Accepted, Activated, Amended, Cancelled, Event, MassCa
 from engine.log import FileStorage, LogReader
 from engine.types import Side
 from gateway.bus.messages import Fill, Hello, Report, Reports
+from gateway.child import die_with_parent
 
 #: Most reports in one message: some 100 bytes each, so a message stays far below what brokers and clients take.
 MESSAGE_MAX: Final = 500
@@ -168,11 +169,13 @@ class _One(ReportBook):
 
 
 def main(arguments: list[str]) -> None:
-    """``python -m gateway.reports DIR PARTICIPANT FIRST COUNT``: messages on standard output, each behind its length.
+    """``python -m gateway.reports PARENT DIR PARTICIPANT FIRST COUNT``: messages on standard output, each behind its
+    length in four bytes.
 
     A process of its own, because folding a long log takes seconds of a processor that the exchange needs.
     """
-    directory, participant, first, count = arguments
+    parent, directory, participant, first, count = arguments
+    die_with_parent(int(parent))
     reader = LogReader(FileStorage(directory, read_only=True))
     for payload in derive(reader, participant, int(first), int(count)):
         sys.stdout.buffer.write(len(payload).to_bytes(4, "big") + payload)

@@ -1,7 +1,7 @@
 """From what arrived to what is true: number, stamp, log, sync, apply, and only then publish and acknowledge.
 
-While one batch syncs, the next gathers, so group commit comes by itself: an idle market commits single orders at once, a
-busy one puts hundreds behind one fdatasync. Applying a batch overlaps with the sync of the next.
+While one batch syncs, the next gathers, so group commit comes by itself: an idle market commits single orders at once,
+a busy one puts hundreds behind one fdatasync. Applying a batch overlaps with the sync of the next.
 
 Order is the order of arrival. A stamp is max(clock, last stamp + 1): clocks step back, the log does not. Nothing here
 decides anything about a trade, and nothing here reads a clock but through the port.
@@ -68,7 +68,8 @@ class Journal(Protocol):
         An exception is fatal: nothing more may be acknowledged.
         """
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End what works for it; the log itself belongs to whoever opened it."""
 
 
 class DiskJournal:
@@ -90,7 +91,6 @@ class DiskJournal:
 
     def close(self) -> None:
         self._thread.shutdown()
-        self._log.close()
 
 
 class Sequencer:
@@ -107,8 +107,12 @@ class Sequencer:
         committed: Callable[[Sequence[Entry]], None],
         batch_commands: int = 16_384,
         mark_every: int = 100_000,
+        unmarked: int = 0,
     ) -> None:
-        """``committed`` is called after each batch was applied: time to publish, and then to acknowledge."""
+        """``committed`` is called after each batch was applied: time to publish, and then to acknowledge.
+
+        ``digest`` is the chain after the replay, ``unmarked`` how many commands that replayed behind the last mark.
+        """
         self._engine = engine
         self._journal = journal
         self._digest = digest
@@ -117,7 +121,7 @@ class Sequencer:
         self._committed = committed
         self._batch_commands = batch_commands
         self._mark_every = mark_every
-        self._unmarked = 0  # commands applied since the last digest mark
+        self._unmarked = unmarked  # commands applied since the last digest mark
         self._last_ns = engine.time_ns
         self._intake: deque[Entry] = deque()
         self._wake = asyncio.Event()

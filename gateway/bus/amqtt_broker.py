@@ -7,14 +7,12 @@ end of standard input is the end of this process.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import hmac
 import json
 import logging
 import os
 import signal
 import sys
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +24,7 @@ from amqtt.session import Session
 
 from gateway.bus import topics
 from gateway.bus.embedded import EXCHANGE_LOGIN
+from gateway.child import die_with_parent
 
 
 class ByName(BaseAuthPlugin):  # type: ignore[misc,type-arg,unused-ignore]
@@ -60,22 +59,6 @@ class OwnTopics(BaseTopicPlugin):  # type: ignore[misc,unused-ignore]
         return bool(
             topic in (topics.outbound(session.username or ""), topics.STATUS) or topic.startswith(f"{topics.ROOT}/md/")
         )
-
-
-def die_with_parent(parent: int) -> None:
-    """End when the parent does: by the kernel's word on Linux, and everywhere by the end of standard input."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; fires for the thread that started us,
-        # so it is an addition, never the only means; and the parent may be gone already:
-        if os.getppid() != parent:
-            os._exit(1)
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(0)  # nothing to save: this broker keeps all in memory
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 async def serve(port: int, secret: str) -> None:

@@ -1,0 +1,516 @@
+"""The gateway around one engine, with log, bus and clock handed in.
+
+Tests, notebooks and the simulator run an ``Exchange`` in one process on a ``MemoryBus``; ``service.serve`` runs it on
+files and a real broker. It admits and answers members, carries what they want to the sequencer and what became of it
+back, and lets the schedule move the phases.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+
+from engine.commands import (
+    PARTICIPANT_PATTERN,
+    Command,
+    ExchangeCommand,
+    ListInstrument,
+    SetCalendar,
+    SetLimitTable,
+    SetTickTable,
+)
+from engine.core import Engine
+from engine.events import AuctionUncrossed, DayStarted, Event, PhaseChanged, ReferenceDataSet, Rejected
+from engine.log import Header, Log, Storage
+from engine.log.replay import replay
+from gateway import config as settings
+from gateway.bus import codec
+from gateway.bus.messages import MessageError, OpenOrder, OpenOrders, Status
+from gateway.bus.port import Bus, Delivery
+from gateway.clock import Clock
+from gateway.config import Config, ConfigError
+from gateway.holidays import business_calendar
+from gateway.marketdata import MarketDataBook, Message
+from gateway.reports import ReportBook, derive, hello
+from gateway.schedule import Schedule
+from gateway.sequencer import DiskJournal, Entry, Sequencer
+from gateway.throttle import Share, TokenBucket
+
+logger = logging.getLogger("dojima")
+
+#: Most open orders in one message.
+OPEN_ORDERS_MAX: Final = 1_000
+#: How often held-back snapshots and the waiting schedule are looked at, in seconds.
+TICK: Final = 0.1
+#: What a member is told to wait when the exchange itself is full.
+FULL_RETRY_MS: Final = 200
+#: Bytes of log between two words about the progress of a replay.
+PROGRESS_BYTES: Final = 8 * 1024 * 1024
+#: Old reports derived from the log at the same time, in all.
+DERIVING_MAX: Final = 2
+
+Say = Callable[..., None]
+"""``say(event, **fields)``: tells the person or program that watches. Fields are values that JSON knows."""
+Derive = Callable[[str, int, int], Awaitable[list[bytes]]]
+"""(participant, first, count): messages with old reports."""
+
+_is_participant: Final = re.compile(PARTICIPANT_PATTERN).match
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def open_log(config: Config, storage: Storage, clock: Clock) -> Log:
+    """The order log of a place, locked; a new one if there is none.
+
+    Raises ``engine.log.DirectoryInUse`` and ``engine.faults.LogDamaged``.
+    """
+    header = Header(
+        build=_version(),
+        configuration_digest=blake2b(settings.to_toml(config).encode(), digest_size=32).digest(),
+        market_id=blake2b(config.market.encode(), digest_size=16).digest(),
+        created_ns=clock.now_ns(),
+    )
+    return Log.open(storage, header)
+
+
+class SettlementPort(Protocol):
+    """What the exchange asks of settlement (``gateway.settlement.Settlement``)."""
+
+    def take(self, sequence: int, time_ns: int, events: list[Event]) -> None: ...
+
+    def verify_log(self, last_sequence: int) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class Stopped(Exception):
+    """The exchange ended although nobody asked it to."""
+
+
+class Counters:
+    """What was turned away, since the start; for whoever watches."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.malformed = 0
+        self.throttled = 0
+        self.retained = 0
+        self.unknown_member = 0
+
+
+class _Sender:
+    """One member as the intake sees it."""
+
+    __slots__ = ("bucket", "deriving")
+
+    def __init__(self, limits: settings.Limits) -> None:
+        self.bucket = TokenBucket(limits.member_rate, limits.member_burst)
+        self.deriving = False
+
+
+class Exchange:
+    """The gateway around one engine.
+
+    ``replay`` (blocking) makes it what the log says; ``run`` serves on a bus until ``stop``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log: Log,
+        clock: Clock,
+        calendar: SetCalendar,
+        reference: Sequence[SetTickTable | SetLimitTable | ListInstrument] = (),
+        settlement: SettlementPort | None = None,
+        derive_reports: Derive | None = None,
+        say: Say = lambda event, **fields: None,
+    ) -> None:
+        """``reference`` is given to the market as far as it does not know it yet: tables first, then instruments."""
+        limits = config.limits
+        self.config = config
+        self.clock = clock
+        self.engine = Engine()
+        self.counters = Counters()
+        self.reports = ReportBook(config.reports.window, config.reports.retention)
+        self.market_data = MarketDataBook(
+            self.engine,
+            clock,
+            snapshot_ms=config.market_data.snapshot_ms,
+            digest_every=config.market_data.digest_every,
+        )
+        self.schedule = Schedule.from_config(config.schedule, business_calendar(calendar))
+        self.settlement = settlement
+        self._log = log
+        self._calendar = calendar
+        self._reference = reference
+        self._derive = derive_reports or self._derive_here
+        self._say = say
+        self._known: set[tuple[str, str]] = set()  # reference data the market has: (kind, name)
+        self._senders: dict[str, _Sender] = {}
+        self._members = None if config.members == "any" else frozenset(config.members)
+        self._share = Share(
+            commands=limits.waiting_commands,
+            nbytes=limits.waiting_bytes,
+            member_commands=limits.member_waiting_commands,
+            member_nbytes=limits.member_waiting_bytes,
+        )
+        self._deriving = asyncio.Semaphore(DERIVING_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._stopping = False
+        self._live = False  # replay is over: events are news
+        self._listed = asyncio.Event()  # reference data is in
+        self.ready = asyncio.Event()  #: members are served
+        self.schedule_ended = asyncio.Event()
+
+    # --- start -----------------------------------------------------------------------------------------------------
+
+    def replay(self) -> None:
+        """Be where the market was. Blocks. Raises ``engine.faults.EngineFault``."""
+        last = self._log.sequence
+        shown = 0
+
+        def progress(done: int, size: int) -> None:
+            nonlocal shown
+            if done - shown > PROGRESS_BYTES:
+                shown = done
+                self._say("replaying", bytes=done, of=size, sequence=self.engine.sequence)
+
+        def replayed(sequence: int, time_ns: int, participant: str, command: Command, events: list[Event]) -> None:
+            self._fold(sequence, time_ns, participant, events)
+
+        result = replay(self._log.reader(), self.engine, replayed, progress=progress)
+        result.reader.close()
+        self.reports.discard()
+        # Never below a number that was used: see marketdata.
+        self.market_data.start(self._log.end if last else 0)
+        if last:
+            self.clock.resume(self.engine.time_ns)
+        if self.settlement is not None:
+            self.settlement.verify_log(last)
+        self._journal = DiskJournal(self._log)
+        self._sequencer = Sequencer(
+            self.engine,
+            self._journal,
+            result.digest,
+            self.clock,
+            fold=self._fold,
+            committed=self._commit,
+            batch_commands=self.config.limits.batch_commands,
+            mark_every=self.config.log.mark_every,
+            unmarked=result.sequence - result.marked,
+        )
+        self._live = True
+        self._say("replayed", sequence=last, trading_date=self.engine.date)
+
+    def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
+        """Everything that follows from one command, in every room."""
+        self.reports.fold(sequence, time_ns, participant, events)
+        self.market_data.fold(sequence, time_ns, participant, events)
+        if self.settlement is not None:
+            self.settlement.take(sequence, time_ns, events)
+        if not participant:
+            self.schedule.fold(events)
+            for event in events:
+                self._news(event)
+
+    def _news(self, event: Event) -> None:
+        """What an operator wants to see, of the exchange's own commands."""
+        if isinstance(event, ReferenceDataSet):
+            self._known.add((event.kind, event.name))
+        if not self._live:
+            return
+        if isinstance(event, DayStarted):
+            self._say("day", date=event.date)
+            self._announce("up")
+        elif isinstance(event, PhaseChanged):
+            self._say("phase", instrument=event.instrument, phase=event.phase.label, time_ns=self.engine.time_ns)
+        elif isinstance(event, AuctionUncrossed):
+            self._say(
+                "auction",
+                instrument=event.instrument,
+                phase=event.phase.label,
+                price=event.price,
+                volume=event.volume,
+                trades=event.trades,
+            )
+        elif isinstance(event, Rejected):
+            self._say("refused", reason=event.reason.name, text=event.text, instrument=event.instrument)
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Ask ``run`` to end: what was taken in is committed and answered first."""
+        self._stop.set()
+
+    async def run(self, bus: Bus) -> None:
+        """Serve. Returns after ``stop``; raises what makes going on impossible (a failed sync, a broken invariant)."""
+        self.bus = bus
+        sequencer = asyncio.create_task(self._sequencer.run(), name="sequencer")
+        door = asyncio.create_task(self._open_door(), name="bus")
+        others = [
+            asyncio.create_task(self._keep_schedule(), name="schedule"),
+            asyncio.create_task(self._keep_snapshots(), name="snapshots"),
+        ]
+        if self.settlement is not None:
+            others.append(asyncio.create_task(self.settlement.run(), name="settlement"))
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait((door, sequencer, stop, *others), return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()  # raises what went wrong
+                if not self._stop.is_set():
+                    raise Stopped(f"{task.get_name()} ended")
+            self._stopping = True  # what arrives from here on stays with the broker
+            await cancel_all(others)
+            self._sequencer.close()
+            await sequencer
+        finally:
+            self._stopping = True
+            await cancel_all([*others, *self._tasks, stop, sequencer])
+            self._announce("down")
+            await bus.close()
+            await asyncio.wait((door,), timeout=5)  # what it raised, if anything, was raised above
+            await cancel_all([door])
+            self._journal.close()
+
+    async def _open_door(self) -> None:
+        """Reference data first, so that the first member finds a market."""
+        commands: list[ExchangeCommand] = []
+        for command in self._reference:
+            if isinstance(command, ListInstrument):
+                if command.instrument not in self.engine.instruments():
+                    commands.append(command)
+            elif (_kind(command), command.table) not in self._known:
+                commands.append(command)
+        if not any(kind == "calendar" for kind, _ in self._known):
+            commands.insert(0, self._calendar)
+        if commands:
+            for given, events in zip(commands, await self._sequencer.submit(commands), strict=True):
+                for event in events:
+                    if isinstance(event, Rejected):
+                        raise ConfigError(f"The market refused reference data: {event.text} - in {given}")
+        self._listed.set()
+        await self.bus.run(self)
+
+    async def _keep_schedule(self) -> None:
+        """Each phase at its time."""
+        await self._listed.wait()
+        while self.config.schedule.enabled:
+            now = self.clock.now_ns()
+            due = self.schedule.due(now)
+            if due:
+                await self._sequencer.submit(due)
+                continue
+            next_ns = self.schedule.next_ns(now)
+            if next_ns is None:
+                break
+            if next_ns > now and self.schedule.idle and self.clock.skip_to(next_ns):
+                continue
+            # In short pieces: a clock may be set, and an operator may move a phase.
+            await self.clock.sleep(min(max(self.clock.seconds_until(next_ns), 0.001), TICK))
+        if self.config.schedule.enabled:
+            self.schedule_ended.set()
+            self._say("schedule_ended", trading_date=self.engine.date, days=self.schedule.days_started)
+        await self._stop.wait()
+
+    async def _keep_snapshots(self) -> None:
+        while True:
+            await self.clock.sleep(TICK)
+            self._publish(self.market_data.overdue())
+
+    # --- the door --------------------------------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """The broker is there (again). What was said meanwhile is gone: everybody is told where they stand."""
+        self._announce("up")
+        self._publish(self.market_data.snapshots())
+        known = dict.fromkeys([*(sorted(self._members) if self._members else ()), *self.engine.participants()])
+        known.update(dict.fromkeys(self._senders))
+        for participant in known:
+            self.bus.send(participant, hello(self.reports.next_report(participant), self.engine.sequence))
+        self._say("connected" if self.ready.is_set() else "ready", sequence=self.engine.sequence)
+        self.ready.set()
+
+    def receive(self, delivery: Delivery) -> None:
+        """One message of a member. Answers it, or takes it in."""
+        if self._stopping:
+            return
+        self.counters.messages += 1
+        participant = delivery.participant
+        sender = self._senders.get(participant) or self._admit(participant)
+        if sender is None:
+            self.counters.unknown_member += 1
+            if _is_participant(participant):
+                text = "Expected a member of this market, got another login"
+                self._refuse(delivery, MessageError("UNKNOWN_MEMBER", text))
+            else:
+                logger.warning("a message from %.40r, which is not a member's name", participant)
+                self.bus.acknowledge((delivery,))
+            return
+        payload = delivery.payload
+        if delivery.retained:
+            self.counters.retained += 1
+            text = (
+                "Expected a message that was not retained: its age is unknown, nothing of it was executed; send it anew"
+            )
+            self._refuse(delivery, MessageError("RETAINED", text, message_id=codec.message_id_of(payload)))
+            return
+        now = self.clock.monotonic_ns()
+        wait = sender.bucket.take(1, now)
+        if wait:
+            self._throttle(delivery, f"at most {self.config.limits.member_rate} commands a second", wait)
+            return
+        try:
+            request = codec.decode(payload)
+        except codec.Refused as refused:
+            self.counters.malformed += 1
+            self._refuse(delivery, refused.answer)
+            return
+        count = len(request.commands)
+        if count > 1:
+            wait = sender.bucket.take(count - 1, now)
+            if wait:
+                self._throttle(delivery, f"at most {self.config.limits.member_rate} commands a second", wait)
+                return
+        if count:
+            full = self._share.enter(participant, count, len(payload))
+            if full:
+                self._throttle(delivery, full, FULL_RETRY_MS)
+                return
+        if request.open_orders:
+            self._tell_open_orders(participant, request.message_id)
+        if request.resend_from is not None:
+            self._resend(participant, sender, request.resend_from, request.message_id)
+        if count:
+            self._sequencer.offer(Entry(participant, request.commands, request.raw, len(payload), delivery))
+        else:
+            self.bus.acknowledge((delivery,))
+
+    def _admit(self, participant: str) -> _Sender | None:
+        """A member heard for the first time; None for a stranger."""
+        if not _is_participant(participant):
+            return None
+        if self._members is not None:
+            if participant not in self._members:
+                return None
+        elif len(self._senders) >= self.config.limits.members:
+            return None
+        sender = self._senders[participant] = _Sender(self.config.limits)
+        return sender
+
+    def _throttle(self, delivery: Delivery, bound: str, wait_ms: int) -> None:
+        self.counters.throttled += 1
+        answer = MessageError(
+            "THROTTLED",
+            f"Expected {bound}; nothing of this message was taken",
+            message_id=codec.message_id_of(delivery.payload),
+            retry_after_ms=wait_ms,
+        )
+        self._refuse(delivery, answer)
+
+    def _refuse(self, delivery: Delivery, answer: MessageError) -> None:
+        self.bus.send(delivery.participant, _encode(answer))
+        self.bus.acknowledge((delivery,))
+
+    # --- answers ---------------------------------------------------------------------------------------------------
+
+    def _commit(self, batch: Sequence[Entry]) -> None:
+        """A batch has happened: say so, and only then be done with its messages."""
+        for participant, payload in self.reports.flush():
+            self.bus.send(participant, payload)
+        self._publish(self.market_data.flush())
+        deliveries = []
+        for entry in batch:
+            if entry.delivery is not None:
+                self._share.leave(entry.participant, len(entry.commands), entry.nbytes)
+                deliveries.append(entry.delivery)
+        self.bus.acknowledge(deliveries)
+
+    def _publish(self, messages: Iterable[Message]) -> None:
+        for instrument, kind, payload, retain in messages:
+            self.bus.publish(instrument, kind, payload, retain=retain)
+
+    def _announce(self, state: Literal["up", "down"]) -> None:
+        self.bus.announce(_encode(Status(state, self.engine.sequence, self.engine.time_ns, self.engine.date)))
+
+    def _tell_open_orders(self, participant: str, message_id: str) -> None:
+        orders = [
+            OpenOrder(
+                order.client_order_id, order.order_id, order.instrument, order.side, order.price, order.quantity,
+                order.open_quantity, order.order_type, order.time_in_force, order.account,
+            )
+            for order in self.engine.open_orders(participant)
+        ]  # fmt: skip
+        next_report = self.reports.next_report(participant)
+        for start in range(0, len(orders) or 1, OPEN_ORDERS_MAX):
+            part = orders[start : start + OPEN_ORDERS_MAX]
+            more = start + OPEN_ORDERS_MAX < len(orders)
+            self.bus.send(participant, _encode(OpenOrders(next_report, part, message_id, more)))
+
+    def _resend(self, participant: str, sender: _Sender, first: int, message_id: str) -> None:
+        available = self.reports.first_available(participant)
+        if first < available:
+            text = f"Expected a report number from {available} on, got {first}: older ones are not kept"
+            answer = MessageError("NOT_AVAILABLE", text, "$.resend_from", message_id, first_available=available)
+            self.bus.send(participant, _encode(answer))
+            return
+        count = self.config.reports.resend
+        messages = self.reports.again(participant, first, count)
+        if messages is not None:
+            self._say_again(participant, messages)
+            return
+        if sender.deriving:
+            text = "Expected one question for old reports at a time; the one before is being answered"
+            answer = MessageError("THROTTLED", text, "$.resend_from", message_id, retry_after_ms=FULL_RETRY_MS)
+            self.bus.send(participant, _encode(answer))
+            return
+        sender.deriving = True
+        task = asyncio.create_task(self._resend_old(participant, sender, first, count))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _resend_old(self, participant: str, sender: _Sender, first: int, count: int) -> None:
+        try:
+            async with self._deriving:
+                messages = await self._derive(participant, first, count)
+            self._say_again(participant, messages)
+        except Exception:
+            # The member asks again; the exchange itself has lost nothing.
+            logger.exception("reports of %s from %d on could not be derived from the log", participant, first)
+        finally:
+            sender.deriving = False
+
+    def _say_again(self, participant: str, messages: Iterable[bytes]) -> None:
+        for payload in messages:
+            self.bus.send(participant, payload)
+        self.bus.send(participant, hello(self.reports.next_report(participant), self.engine.sequence))
+
+    async def _derive_here(self, participant: str, first: int, count: int) -> list[bytes]:
+        return await asyncio.to_thread(derive, self._log.reader(), participant, first, count)
+
+
+def _kind(command: SetTickTable | SetLimitTable) -> str:
+    return "tick_table" if isinstance(command, SetTickTable) else "limit_table"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("dojima")
+    except importlib.metadata.PackageNotFoundError:
+        return "source"
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """End tasks; what they raise beyond that was raised before, or does not matter any more."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
