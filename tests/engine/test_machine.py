@@ -1,0 +1,498 @@
+"""Invented trading days: the same commands to the engine and to the plain model, compared after every step.
+
+Hypothesis draws the days. After each command both must have said the same (events as values; a refusal's text is the
+engine's own, but there must be one); after each step they must hold the same books in the same order and show the same
+to whoever asks. Apart from the model, quantities are counted from the events alone: what was ordered is open, traded or
+cancelled, and nothing else.
+
+A faster book runs through the same machine by one more line below. ``DOJIMA_PROFILE=nightly`` draws many more days.
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as HypothesisPhase
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+import engine.core
+from engine.commands import (
+    AmendOrder,
+    CancelOrder,
+    Command,
+    LimitRow,
+    ListInstrument,
+    MassCancel,
+    NewOrder,
+    ResumeInstrument,
+    SetCalendar,
+    SetLimitTable,
+    SetPhase,
+    SetReferencePrice,
+    SetTickTable,
+    StartDay,
+    SuspendInstrument,
+    TickRow,
+)
+from engine.core import Engine
+from engine.events import Accepted, Amended, Cancelled, Event, Rejected, Traded
+from engine.matching.book import ReferenceBook
+from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
+from tests.model import AUCTIONS, PHASES, Model
+
+CALLS, ZARABA = "CALLS", "ZARABA"
+MEMBERS = ("ichi", "ni", "san")
+#: Few prices around 100, so that orders meet; 100 is where the tick changes in the table ``steps``.
+PRICES = [96, 97, 98, 99, 99, 100, 100, 100, 101, 102, 105, 105]
+#: A week with a holiday on the Tuesday, and the days after it.
+DAYS = [20261102, 20261104, 20261105, 20261106, 20261109, 20261110, 20261111, 20261112, 20261113, 20261116]
+VALIDITIES = {
+    CALLS: [TimeInForce.DAY] * 6 + [TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE],
+    ZARABA: [TimeInForce.DAY] * 4 + [TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK],
+}
+#: What makes an order odd: most of these are refused, each for its own reason.
+ODD = [
+    {"instrument": "UNKNOWN"},
+    {"quantity": 0},
+    {"quantity": 7},
+    {"quantity": 2**40},
+    {"quantity": 2**40 + 10},
+    {"price": 0},
+    {"price": 1},
+    {"price": 104},
+    {"price": 119},
+    {"price": 2**48, "quantity": 2**20},
+    {"order_type": OrderType.MARKET},
+    {"order_type": OrderType.STOP, "stop_price": 100},
+    {"time_in_force": TimeInForce.GTD},
+    {"time_in_force": TimeInForce.FUNARI},
+    {"time_in_force": TimeInForce.ON_CLOSE},
+    {"time_in_force": TimeInForce.IOC},
+    {"display_quantity": 10},
+    {"minimum_quantity": 10},
+    {"post_only": True},
+    {"self_trade": SelfTrade.CANCEL_NEWEST},
+    {"expire_date": 20261130},
+]
+
+
+class Deed(NamedTuple):
+    """One thing a member does. ``what`` says which of the others count, so that one draw serves every kind of deed."""
+
+    what: str
+    member: str
+    side: Side
+    lots: int
+    price: int
+    pick: int  #: an order, a validity, an oddity
+
+
+deeds = st.builds(
+    Deed,
+    st.sampled_from(
+        ["limit"] * 11 + ["market", "market", "amend", "amend", "reduce", "cancel", "foreign", "odd", "again"]
+    ),
+    st.sampled_from(MEMBERS),
+    st.sampled_from(Side),
+    st.integers(1, 5),
+    st.sampled_from(PRICES),
+    st.integers(0, 1_000),
+)
+codes = st.sampled_from([CALLS, CALLS, ZARABA])
+deviations = st.fixed_dictionaries(
+    {},
+    optional={
+        "allocation": st.sampled_from(["PRICE_TIME", "SIMULTANEOUS_RR"]),
+        "market_orders_must_all_fill": st.sampled_from([0, 1]),
+        "restriction_of_market_order": st.sampled_from([0, 0, 0, 1]),
+        "halt_orders": st.sampled_from(["reject", "queue"]),
+        "invalid_replace": st.sampled_from(["keep", "cancel_filled", "cancel_live"]),
+    },
+)
+
+
+def steps_to_closed(profile: str, phase: Phase) -> list[Phase]:
+    """The shortest way to the end of the day."""
+    ways: list[list[Phase]] = [[phase]]
+    for way in ways:
+        if way[-1] == Phase.CLOSED:
+            return way[1:]
+        ways += [[*way, following] for following in PHASES[profile][way[-1]].following if following not in way]
+    raise AssertionError(f"no way from {phase.label} to Closed")
+
+
+class MarketMachine(RuleBasedStateMachine):
+    """Engine and model side by side. ``make_engine`` is what a subclass for another book replaces."""
+
+    make_engine: Callable[[], Engine] = Engine
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = type(self).make_engine()
+        self.model = Model()
+        self.sent: list[tuple[Command, str]] = []
+        self.ids = 0
+        self.days = 0
+        self.total: dict[int, int] = {}
+        self.traded: dict[int, int] = {}
+        self.cancelled: dict[int, int] = {}
+
+    def send(self, command: Command, member: str = "") -> list[Event]:
+        got = self.engine.apply(command, member, self.engine.time_ns + 1)
+        want = self.model.apply(command, member)
+        for event in got:
+            assert not isinstance(event, Rejected) or event.text
+        assert [msgspec.structs.replace(e, text="") if isinstance(e, Rejected) else e for e in got] == want
+        self.count(got)
+        if member:
+            self.sent.append((command, member))
+        return got
+
+    def count(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Accepted | Amended) and not event.repeat:
+                self.total[event.order_id] = event.quantity
+            elif isinstance(event, Cancelled) and not event.repeat:
+                assert event.order_id not in self.cancelled
+                self.cancelled[event.order_id] = event.quantity
+            elif isinstance(event, Traded):
+                for order in (event.buy_order_id, event.sell_order_id):
+                    self.traded[order] = self.traded.get(order, 0) + event.quantity
+
+    def new_id(self) -> str:
+        self.ids += 1
+        return f"o-{self.ids}"
+
+    # --- the exchange ------------------------------------------------------------------------------------------------
+
+    @initialize(
+        calls=deviations,
+        zaraba=deviations,
+        tick_table=st.sampled_from(["one", "steps"]),
+        limit_table=st.sampled_from(["none", "near"]),
+        lot=st.sampled_from([1, 1, 10]),
+        reference=st.sampled_from([0, 97, 100, 102]),
+    )
+    def open_the_market(
+        self,
+        calls: dict[str, int | str],
+        zaraba: dict[str, int | str],
+        tick_table: str,
+        limit_table: str,
+        lot: int,
+        reference: int,
+    ) -> None:
+        self.send(SetCalendar(20261101, 20261231, [20261103, 20261123]))
+        self.send(SetTickTable("steps", 0, [TickRow(0, 1), TickRow(100, 5)]))
+        self.send(SetLimitTable("near", 0, [LimitRow(100, 4), LimitRow(0, 8)]))
+        shared = {"lot": lot, "tick_table": tick_table, "limit_table": limit_table, "reference_price": reference}
+        self.send(ListInstrument(CALLS, **shared, rules=calls))
+        self.send(ListInstrument(ZARABA, "CONTINUOUS", **shared, settlement_days=0, rules=zaraba))
+        self.lot = lot
+        self.start_next_day()
+
+    def start_next_day(self) -> None:
+        self.send(StartDay(DAYS[self.days]))
+        self.days += 1
+        self.send(SetPhase(CALLS, Phase.PRE_OPEN))
+        self.send(SetPhase(ZARABA, Phase.CONTINUOUS))
+
+    def end_the_day_and_start_the_next(self) -> None:
+        if self.days == len(DAYS):
+            return
+        for book in self.model.books.values():
+            for phase in steps_to_closed(book.listed.profile, book.phase):
+                self.send(SetPhase(book.code, phase))
+        self.start_next_day()
+
+    def go_on_until(self, code: str, done: Callable[[Phase], bool]) -> None:
+        """The usual way through the day, into the next day if need be."""
+        while not done(self.model.books[code].phase):
+            phase = self.model.books[code].rule.following[0]
+            before = self.engine.sequence
+            self.send(SetPhase(code, phase))
+            if self.model.books[code].phase != phase or self.engine.sequence > before + 20:
+                return  # a crossed book keeps zaraba from beginning
+
+    @rule(code=codes, which=st.sampled_from([0, 0, 0, 1, 2]))
+    def go_on(self, code: str, which: int) -> None:
+        following = self.model.books[code].rule.following
+        self.send(SetPhase(code, following[min(which, len(following) - 1)]))
+
+    @rule(what=st.sampled_from(["suspend", "resume", "reference", "tables", "day", "day", "impossible"]), deed=deeds)
+    def the_exchange_acts(self, what: str, deed: Deed) -> None:
+        code = (CALLS, ZARABA)[deed.pick % 2]
+        if what == "suspend":
+            self.send(SuspendInstrument(code))
+        elif what == "resume":
+            self.send(ResumeInstrument(code))
+        elif what == "reference":
+            self.send(SetReferencePrice(code, deed.price))
+        elif what == "day":
+            self.end_the_day_and_start_the_next()
+        elif what == "tables":
+            rows = ([TickRow(0, 1)], [TickRow(0, 5)], [TickRow(0, 1), TickRow(100, 5)])[deed.lots % 3]
+            self.send(SetTickTable("steps", 0, rows))
+            self.send(SetLimitTable("near", 0, [LimitRow(0, 2 + deed.lots)]))
+            self.end_the_day_and_start_the_next()
+        else:
+            phase = Phase(deed.pick % len(Phase))
+            self.send(SetPhase((CALLS, ZARABA, "UNKNOWN")[deed.lots % 3], phase))
+            self.send(SetPhase(code, phase), deed.member)
+            self.send(StartDay((20261101, 20261103, 20261107, 20261102, 20270104)[deed.pick % 5]))
+            self.send(ResumeInstrument("UNKNOWN"))
+            self.send(ListInstrument(code))
+
+    # --- the members -------------------------------------------------------------------------------------------------
+
+    @rule(doings=st.lists(deeds, min_size=1, max_size=8))
+    def members_trade_in_the_calls(self, doings: list[Deed]) -> None:
+        for deed in doings:
+            self.do(CALLS, deed)
+
+    @rule(doings=st.lists(deeds, min_size=1, max_size=8), open_it=st.booleans())
+    def members_trade_in_zaraba(self, doings: list[Deed], open_it: bool) -> None:
+        if open_it:
+            self.go_on_until(ZARABA, lambda phase: phase == Phase.CONTINUOUS)
+        for deed in doings:
+            self.do(ZARABA, deed)
+
+    @rule(
+        doings=st.lists(deeds, min_size=3, max_size=12),
+        late=st.lists(deeds, max_size=4),
+        code=st.sampled_from([CALLS, CALLS, CALLS, ZARABA]),
+    )
+    def a_call_collects_and_uncrosses(self, doings: list[Deed], late: list[Deed], code: str) -> None:
+        if self.model.books[code].suspended and len(late) < 4:
+            self.send(ResumeInstrument(code))
+        if code == ZARABA and Phase.CALL in self.model.books[code].rule.following:
+            self.send(SetPhase(code, Phase.CALL))
+        self.go_on_until(code, lambda phase: phase in (Phase.PRE_OPEN, Phase.PRE_CLOSE, Phase.CALL))
+        for deed in doings:
+            self.do(code, deed)
+        self.go_on(code, 0)
+        for deed in late:
+            self.do(code, deed)
+        self.go_on_until(code, lambda phase: phase in (*AUCTIONS, Phase.CONTINUOUS))
+
+    def do(self, code: str, deed: Deed) -> None:
+        name = self.new_id()
+        validity = VALIDITIES[code][deed.pick % len(VALIDITIES[code])]
+        quantity = deed.lots * self.lot
+        account = ("", "a")[deed.pick % 2]
+        order = NewOrder(name, code, deed.side, quantity, deed.price, time_in_force=validity, account=account)
+        if deed.what == "limit":
+            self.send(order, deed.member)
+        elif deed.what == "market":
+            self.send(msgspec.structs.replace(order, price=0, order_type=OrderType.MARKET), deed.member)
+        elif deed.what == "odd":
+            odd = {"time_in_force": TimeInForce.DAY, **ODD[deed.pick % len(ODD)]}
+            self.send(msgspec.structs.replace(order, **odd), deed.member)
+        elif deed.what == "again":
+            self.ask_again(code, deed)
+        else:
+            mine = [o for o in self.model.orders if o.alive and o.book.code == code] or self.model.orders
+            if not mine:
+                return
+            it = mine[deed.pick % len(mine)] if deed.lots < 5 else self.model.orders[deed.pick % len(self.model.orders)]
+            if deed.what == "cancel":
+                self.send(CancelOrder(name, it.id), it.member)
+            elif deed.what == "foreign":
+                self.send(CancelOrder(name, it.id), deed.member)
+            elif deed.what == "reduce":
+                total = it.total - it.open // 2 // self.lot * self.lot - deed.pick % 4 // 3
+                self.send(AmendOrder(name, it.id, total), it.member)
+            else:
+                total = (0, 0, quantity, it.total - it.open + quantity, 2**41)[deed.pick % 5]
+                price = (0, deed.price, deed.price)[deed.pick % 3]
+                self.send(AmendOrder(name, it.id, total, price), it.member)
+
+    def ask_again(self, code: str, deed: Deed) -> None:
+        """The same command again, or its id for another one."""
+        if not self.sent:
+            return
+        command, member = self.sent[-1 - deed.pick % min(len(self.sent), 20)]
+        name = getattr(command, "client_order_id", "")
+        name = getattr(command, "request_id", name)
+        if deed.lots < 4:
+            before = self.engine.digest() if deed.lots == 1 else b""
+            self.engine.sequence -= 1  # the one thing that a repeat does change
+            self.model.sequence -= 1
+            events = self.send(command, member)
+            assert len(events) == 1
+            if before:
+                self.engine.time_ns -= 1
+                assert self.engine.digest() == before
+        elif isinstance(command, NewOrder | CancelOrder):
+            self.send(NewOrder(name, code, deed.side, 6 * self.lot, deed.price), member)
+            self.send(CancelOrder(name, "nothing"), member)
+
+    @rule(
+        member=st.sampled_from([*MEMBERS, *MEMBERS, "", "ICHI", "a" * 17]),
+        code=st.sampled_from(["", CALLS, CALLS, ZARABA, "UNKNOWN"]),
+        side=st.sampled_from([None, *Side]),
+        low=st.sampled_from([0, 0, 98, 100]),
+        high=st.sampled_from([0, 0, 99, 102]),
+        account=st.sampled_from(["", "", "a", "b"]),
+    )
+    def mass_cancel(self, member: str, code: str, side: Side | None, low: int, high: int, account: str) -> None:
+        self.send(MassCancel(self.new_id(), code, side, low, high, account), member)
+
+    # --- what must be the same, and what must always hold ------------------------------------------------------------
+
+    @invariant()
+    def books_are_the_same(self) -> None:
+        for code, book in self.model.books.items():
+            assert self.engine.depth(code) == self.model.depth(code)
+            for side in Side:
+                assert self.engine.queue(code, side) == self.model.queue(code, side)
+            view = self.engine.instrument(code)
+            assert (view.phase, view.suspended, view.reference_price) == (book.phase, book.suspended, book.reference)
+            assert (view.base_price, view.lower_limit, view.upper_limit) == (book.base, book.lower, book.upper)
+            assert (view.last_price, view.last_quantity) == (book.last_price, book.last_quantity)
+            seen = self.engine.indicative(code)
+            assert (seen.price, seen.volume, seen.surplus) == self.model.indicative(code)
+
+    @invariant()
+    def open_orders_are_the_same(self) -> None:
+        for member in MEMBERS:
+            got = [
+                (o.order_id, o.client_order_id, o.instrument, o.side, o.price, o.quantity, o.open_quantity, o.waiting)
+                for o in self.engine.open_orders(member)
+            ]
+            assert got == [
+                (o.number, o.id, o.book.code, o.side, o.price, o.total, o.open, o.waiting)
+                for o in self.model.open_orders(member)
+            ]
+
+    @invariant()
+    def every_quantity_is_open_traded_or_cancelled(self) -> None:
+        for order, total in self.total.items():
+            accounted = self.engine.order(order).open_quantity + self.traded.get(order, 0)
+            assert accounted + self.cancelled.get(order, 0) == total
+
+    @invariant()
+    def the_engine_finds_nothing_wrong_with_itself(self) -> None:
+        self.engine.check()
+
+
+def machine(make_engine: Callable[[], Engine]) -> type[unittest.TestCase]:
+    """The machine as a test case, for one way to make an engine."""
+    case: type[unittest.TestCase] = type(
+        "Machine", (MarketMachine,), {"make_engine": staticmethod(make_engine)}
+    ).TestCase
+    case.settings = settings(stateful_step_count=40)  # type: ignore[attr-defined]
+    return case
+
+
+TestEngineAndModelAgree = machine(Engine)
+
+
+# --- proof that it can fail ------------------------------------------------------------------------------------------
+
+
+def _last_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every order goes to the head of its queue."""
+
+    def add(self: ReferenceBook, order: int) -> None:
+        honest(self, order)
+        level = self._level(self._terms[order] & 1, self._price[order])
+        assert level is not None
+        if level.head != order:
+            before = self._previous[order]
+            self._next[before], level.tail = 0, before
+            self._previous[order], self._next[order] = 0, level.head
+            self._previous[level.head], level.head = order, order
+
+    honest = ReferenceBook.add
+    monkeypatch.setattr(ReferenceBook, "add", add)
+
+
+def _surplus_on_both_sides_is_not_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 5 of the itayose without its first half: the reference chooses in the whole run, as ``bnb`` has it."""
+    honest = engine.core.equilibrium
+
+    def lax(*args: Any) -> Any:
+        return honest(*args[:10], "bnb", args[11])
+
+    monkeypatch.setattr(engine.core, "equilibrium", lax)
+
+
+def _cancels_pass_in_the_non_cancel_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.profiles import START
+
+    monkeypatch.setattr(START.phases[Phase.PRE_OPEN_NCP], "cancel", True)
+
+
+def _members_never_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``SIMULTANEOUS_RR`` allocates by price and time."""
+    monkeypatch.setattr(engine.core, "SIMULTANEOUS_RR", "never")
+
+
+def _fill_or_kill_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReferenceBook, "available", lambda self, side, limit, wanted: wanted)
+
+
+def _a_mass_cancel_in_the_non_cancel_period_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_cancel_deferred", lambda self, instrument, events: instrument.deferred.clear())
+
+
+def _only_the_first_pair_of_an_auction_trades(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = engine.core.pair
+    monkeypatch.setattr(engine.core, "pair", lambda buys, sells: honest(buys, sells)[:1])
+
+
+def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def identify(self: Any, participant: str, request_id: str, command: Any, events: list[Event]) -> Any:
+        member = self._by_name.get(participant)
+        if member is not None and not isinstance(command, NewOrder):
+            member.records.pop(request_id, None)
+        return honest(self, participant, request_id, command, events)
+
+    honest = Engine._identify
+    monkeypatch.setattr(Engine, "_identify", identify)
+
+
+@pytest.mark.skipif(getattr(engine, "BACKEND", "interpreted") == "compiled", reason="compiled code cannot be patched")
+@pytest.mark.parametrize(
+    "break_a_rule",
+    [
+        _last_come_first_served,
+        _surplus_on_both_sides_is_not_narrowed,
+        _cancels_pass_in_the_non_cancel_period,
+        _members_never_take_turns,
+        _fill_or_kill_takes_what_there_is,
+        _a_mass_cancel_in_the_non_cancel_period_is_lost,
+        _only_the_first_pair_of_an_auction_trades,
+        _a_repeat_is_carried_out_again,
+    ],
+)
+def test_machine_notices_a_broken_rule(
+    break_a_rule: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_a_rule(monkeypatch)
+    quick = settings(
+        max_examples=1_000,
+        stateful_step_count=40,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[HypothesisPhase.generate],
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(MarketMachine, settings=quick)
