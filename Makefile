@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter. Only POSIX make and sh are used, and paths stay relative.
 
 .POSIX:
-.PHONY: help demo test test-full nightly bench lint format install clean
+.PHONY: help demo test test-full nightly bench lint format contract install clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench      the benchmarks, with the circumstances they were run under'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff format the code and repair what it can'
+	@echo 'make contract   write docs/asyncapi.yaml anew from the code'
 	@echo 'make install    only make .venv and install; then .venv/bin/dojima --help'
 	@echo 'make clean      remove .venv*, caches and build products (never dojima-data)'
 	@echo ''
@@ -46,6 +47,9 @@ lint: install
 format: install
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+contract: install
+	@$(BIN)/python -m tests.project.asyncapi >docs/asyncapi.yaml.new && mv docs/asyncapi.yaml.new docs/asyncapi.yaml
 
 clean:
 	rm -rf .venv .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist dojima.egg-info
