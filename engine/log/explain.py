@@ -186,7 +186,9 @@ class OrderLife:
         for event in events:
             if isinstance(event, PhaseChanged):
                 self._phases[event.instrument] = event.phase
-                if self._in_its_book(event.instrument):
+                # An auction speaks for its phase.
+                held = any(isinstance(other, AuctionUncrossed) for other in events)
+                if self._in_its_book(event.instrument) and not held:
                     self._add("phase", f"the book goes from {event.before.label} to {event.phase.label}")
             elif isinstance(event, InstrumentListed):
                 self._decimals[event.instrument] = event.price_decimals
@@ -259,7 +261,7 @@ class OrderLife:
 
     def _refused(self, event: Rejected, command: Command) -> None:
         if isinstance(command, NewOrder):
-            asked = "the order"
+            asked = "the order" if command == self.order else "another order under the same id"
         elif isinstance(command, CancelOrder):
             asked = f"cancel request {command.request_id}"
         elif isinstance(command, AmendOrder):

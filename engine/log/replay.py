@@ -38,7 +38,7 @@ class ReplayResult(NamedTuple):
     marks: int  #: digest marks that agreed
     marked: int  #: sequence of the last of them
     reader: LogReader  #: for ``header``, ``torn``, ``mark_problem``, ``end``, ``chain``
-    complete: bool  #: the end of the log was reached, not just the sequence asked for
+    complete: bool  #: the end of the log was reached, not the sequence asked for
 
 
 def open_log(path: str | os.PathLike[str]) -> LogReader:
@@ -66,6 +66,8 @@ def replay(
 ) -> ReplayResult:
     """Apply every command of a log, up to and including ``until``, and verify all that the log lets one verify.
 
+    With ``until`` nothing behind the record that holds it is looked at, a digest mark neither.
+
     ``engine`` must be fresh; None makes one. Raises LogDamaged where the log does not check out, DigestMismatch where
     the market it gives is not the one recorded; ``on_events`` has then seen all commands before.
     """
@@ -87,8 +89,6 @@ def replay(
     last = until if until is not None else 2**63
     complete = False
     for entry in reader.entries():
-        if sequence >= last and not (isinstance(entry, Mark) and entry.sequence == sequence):
-            break
         if isinstance(entry, Mark):
             recorded, replayed = entry.events_digest, digest.mark()
             what = "event digest"
@@ -116,6 +116,8 @@ def replay(
                 stamp += 1
         if progress is not None:
             progress(entry.record.end, size)
+        if sequence >= last:
+            break  # without a look at what follows: it may be the damage that one wants to stop before
     else:
         complete = True
     if progress is not None:

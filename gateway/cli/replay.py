@@ -310,7 +310,7 @@ def _print_life(console: Console, life: OrderLife) -> None:
     table.add_column("Japanese time", no_wrap=True)
     table.add_column("phase", no_wrap=True)
     table.add_column("open", justify="right")
-    table.add_column("what happened, and why")
+    table.add_column("what happened, and why", overflow="fold")
     date = ""
     for step in life.steps:
         when = japan(step.time_ns)

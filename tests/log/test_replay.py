@@ -95,7 +95,7 @@ def test_what_a_replay_found_is_told() -> None:
 
 
 def test_a_replay_until_any_sequence_stops_exactly_there() -> None:
-    """Within a batch, at its end, before and behind a mark."""
+    """Within a batch and at its end, where a mark follows that speaks of a later sequence."""
     storage = MemoryStorage()
     exchange = write_day(storage, batch=3, mark_every=1)
     for until in range(1, exchange.engine.sequence + 1):
@@ -106,7 +106,8 @@ def test_a_replay_until_any_sequence_stops_exactly_there() -> None:
                 engine.apply(command, participant, time_ns)
         assert result.sequence == until
         assert result.engine.digest() == engine.digest()
-        assert result.complete == (until == exchange.engine.sequence)
+        assert not result.complete
+    assert replay(storage, until=exchange.engine.sequence + 1).complete
 
 
 def test_a_used_engine_is_refused() -> None:
