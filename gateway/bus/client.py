@@ -165,12 +165,14 @@ class MqttBus:
 
     async def _serve(self, client: aiomqtt.Client, door: Door) -> None:
         self._paho = paho_of(client)
-        await client.subscribe(topics.ALL_IN, qos=1)
-        logger.info("connected to broker %s", self.address)
-        door.connected()
+        # What a session kept comes before the answer to SUBSCRIBE, and amqtt gives that answer only once the kept
+        # messages are acknowledged (or 5 s have passed): so they are dealt with first.
         early, self._early = self._early or [], None
         for delivery in early:
             self._hand_over(delivery)
+        await client.subscribe(topics.ALL_IN, qos=1)
+        logger.info("connected to broker %s", self.address)
+        door.connected()
         ended = asyncio.ensure_future(anext(client.messages))  # the sink stays empty: only a disconnect ends it
         closing = asyncio.ensure_future(self._closing.wait())
         lost = asyncio.ensure_future(self._lost.wait())
@@ -228,7 +230,7 @@ class MqttBus:
             message.retain,
             (connection, message.mid, message.qos),
         )
-        if self._early is not None:  # redelivered before the subscription stands: an answer could not be sent yet
+        if self._early is not None:  # came together with the CONNACK: an answer could not be sent yet
             self._early.append(delivery)
         else:
             self._hand_over(delivery)
