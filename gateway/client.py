@@ -839,12 +839,12 @@ class Client:
     async def _read(self, link: Link) -> None:
         outbound = topics.outbound(self.participant)
         market = f"{topics.ROOT}/md/"
-        async for topic, payload in link.messages():
+        async for topic, payload, kept in link.messages():
             try:
                 if topic == outbound:
                     self._on_outbound(self._decode_outbound(payload))
                 elif topic.startswith(market):
-                    await self._on_market(link, topic, self._decode_market(payload))
+                    await self._on_market(link, topic, self._decode_market(payload), kept)
                 elif topic == topics.STATUS:
                     self._on_status(self._decode_status(payload))
             except msgspec.DecodeError as error:
@@ -870,9 +870,9 @@ class Client:
                 self._schedule(pending, 0.0)
         self._wake.set()
 
-    async def _on_market(self, link: Link, topic: str, message: MarketData) -> None:
+    async def _on_market(self, link: Link, topic: str, message: MarketData, kept: bool) -> None:
         book = self._books.get(topic.split("/")[3])
-        if book is not None and book.take(message):
+        if book is not None and book.take(message, kept):
             await link.subscribe(topics.market_data(book.instrument, "+"), 0)  # brings the retained snapshot again
 
     def _on_outbound(self, message: Outbound) -> None:

@@ -109,10 +109,13 @@ class LiveBook:
         """After a reconnect anything may be missing: whole again with the next snapshot."""
         self.is_whole = False
 
-    def take(self, message: MarketData) -> bool:
-        """Take in one message. True: something is missing, please subscribe again to get the retained snapshot."""
+    def take(self, message: MarketData, kept: bool = True) -> bool:
+        """Take in one message; ``kept``: the broker had retained it, so it may be old.
+
+        True: something is missing, please subscribe again to get the retained snapshot.
+        """
         if isinstance(message, Snapshot):
-            return self._take_snapshot(message)
+            return self._take_snapshot(message, kept)
         if not self.is_whole or message.n > self.n + 1:
             if message.n > self.n:
                 self._ahead[message.n] = message
@@ -130,9 +133,13 @@ class LiveBook:
         self._tell()
         return not intact
 
-    def _take_snapshot(self, message: Snapshot) -> bool:
-        if message.n < self.n or (message.n == self.n and self.is_whole):
-            return False  # older than what we have
+    def _take_snapshot(self, message: Snapshot, kept: bool) -> bool:
+        if message.n == self.n and self.is_whole:
+            return False
+        if message.n < self.n:
+            if kept:
+                return False  # older than what we have
+            self._ahead.clear()  # said just now, with a lower number: another market begins on this broker
         if digest(message.bids, message.asks) != message.digest:
             self.drifts += 1
             return False

@@ -37,7 +37,9 @@ class Link(Protocol):
         """Returns when the broker has taken the message (QoS 1), which says nothing about the exchange."""
         ...
 
-    def messages(self) -> AsyncIterator[tuple[str, bytes]]: ...
+    def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
+        """Topic, payload, and whether the broker had kept it for us: then it is as old as it may be."""
+        ...
 
 
 def _number(code: ReasonCode | int | None) -> int:
@@ -68,11 +70,11 @@ class MqttLink:
         except aiomqtt.MqttError as error:
             raise LinkDown(f"publishing to {topic}: {error}") from error
 
-    async def messages(self) -> AsyncIterator[tuple[str, bytes]]:
+    async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
         try:
             async for message in self._client.messages:
                 if isinstance(message.payload, bytes):  # never anything else for what came from a broker
-                    yield message.topic.value, message.payload
+                    yield message.topic.value, message.payload, message.retain
         except aiomqtt.MqttError as error:
             raise LinkDown(str(error)) from error
 

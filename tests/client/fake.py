@@ -39,7 +39,7 @@ COMMANDS = msgspec.msgpack.Decoder(list[MemberCommand])
 class FakeLink:
     def __init__(self, exchange: FakeExchange) -> None:
         self.exchange = exchange
-        self.queue: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+        self.queue: asyncio.Queue[tuple[str, bytes, bool] | None] = asyncio.Queue()
         self.down = False
         self.subscriptions: list[str] = []
 
@@ -47,26 +47,26 @@ class FakeLink:
         self._check()
         self.subscriptions.append(topic)
         if topic == topics.STATUS:
-            self.put(topic, self.exchange.status)
+            self.put(topic, self.exchange.status, kept=True)
         elif topic.startswith(f"{topics.ROOT}/md/"):
             snapshot = self.exchange.snapshots.get(topic.split("/")[3])
             if snapshot is not None:
-                self.put(topics.market_data(snapshot.instrument, "snapshot"), snapshot)
+                self.put(topics.market_data(snapshot.instrument, "snapshot"), snapshot, kept=True)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         self._check()
         await asyncio.sleep(0)
         self.exchange.receive(msgspec.msgpack.decode(payload, type=Inbound))
 
-    async def messages(self) -> AsyncIterator[tuple[str, bytes]]:
+    async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
         while True:
             message = await self.queue.get()
             if message is None:
                 raise LinkDown("cut by the test")
             yield message
 
-    def put(self, topic: str, message: object) -> None:
-        self.queue.put_nowait((topic, msgspec.msgpack.encode(message)))
+    def put(self, topic: str, message: object, *, kept: bool = False) -> None:
+        self.queue.put_nowait((topic, msgspec.msgpack.encode(message), kept))
 
     def cut(self) -> None:
         self.down = True
