@@ -244,6 +244,10 @@ class Exchange:
         elif isinstance(event, Rejected):
             self._say("refused", reason=event.reason.name, text=event.text, instrument=event.instrument)
 
+    async def submit(self, *commands: ExchangeCommand) -> list[list[Event]]:
+        """The exchange's own commands, as an operator gives them. Returns each one's events once they are durable."""
+        return await self._sequencer.submit(commands)
+
     # --- life ------------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -49,6 +49,9 @@ from gateway.bus.messages import (
     Trades,
 )
 from gateway.clock import Clock
+
+#: A machine time before all others.
+LONG_AGO: Final = -(2**62)
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -91,7 +94,7 @@ class _Book:
         self.depths = 0  #: depth messages since the last digest
         self.time_ns = 0
         self.dirty = False  #: the snapshot is older than the book
-        self.snapshot_at = 0  #: machine time of the last one
+        self.snapshot_at = LONG_AGO  #: machine time of the last one
 
     def add(self, side: int, price: int, quantity: int) -> None:
         """Change a level by ``quantity``."""
@@ -194,7 +197,7 @@ class MarketDataBook:
         book.close_trades()
         book.messages.append(PhaseMessage(0, book.time_ns, Phase(phase).label, suspended, self._engine.date))
         book.asked_again = True
-        book.snapshot_at = 0  # a new phase is worth a snapshot at once
+        book.snapshot_at = LONG_AGO  # a new phase is worth a snapshot at once
 
     # --- out -------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,480 @@
+"""What a member can rely on, whatever others send and whenever the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.commands import CancelOrder, NewOrder
+from engine.events import Accepted, Cancelled, Rejected
+from engine.faults import LogFailed
+from engine.log import MemoryStorage, encode_commands
+from engine.log.log import LOG_NAME
+from engine.log.replay import replay
+from engine.log.storage import StoredFile
+from engine.types import Reason, Side
+from gateway.bus.codec import Refused, decode
+from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Fill, Hello, Inbound, Reports
+from tests.gateway.market import buy, market, sell
+
+
+async def test_an_order_becomes_a_report_and_its_trade_two_fills():
+    async with market() as m:
+        m.send("alfa", buy("a-1", 100, 10))
+        m.send("bravo", sell("b-1", 100, 4))
+        await m.until_reports("alfa", 2)
+        await m.until_reports("bravo", 2)
+
+        accepted, fill = (report.event for report in m.reports("alfa"))
+        assert isinstance(accepted, Accepted)
+        assert accepted.client_order_id == "a-1"
+        assert isinstance(fill, Fill)
+        assert (fill.side, fill.price, fill.quantity, fill.open_quantity) == (Side.BUY, 100, 4, 6)
+        other = m.reports("bravo")[1].event
+        assert isinstance(other, Fill)
+        assert (other.side, other.quantity, other.open_quantity, other.trade_id) == (Side.SELL, 4, 0, fill.trade_id)
+        assert m.numbers("alfa") == [1, 2]
+        assert not m.bus.unacknowledged
+
+
+async def test_no_member_is_told_of_another():
+    async with market() as m:
+        m.send("alfa", buy("a-1", 100, 10))
+        m.send("bravo", buy("b-1", 100, 10), sell("b-2", 101, 1))
+        await m.until_reports("bravo", 2)
+        for member in ("alfa", "bravo"):
+            assert {report.event.participant for report in m.reports(member)} == {member}
+
+
+async def test_the_same_command_again_is_answered_and_changes_nothing():
+    async with market() as m:
+        m.send("alfa", buy("a-1", 100, 10))
+        m.send("alfa", buy("a-1", 100, 10))
+        m.send("alfa", buy("a-1", 101, 10))
+        first, second, third = [report.event for report in await m.until_reports("alfa", 3)]
+        assert isinstance(first, Accepted)
+        assert not first.repeat
+        assert isinstance(second, Accepted)
+        assert second.repeat
+        assert isinstance(third, Rejected)
+        assert third.reason == Reason.DUPLICATE_CLIENT_ORDER_ID
+        assert len((await m.open_orders("alfa")).orders) == 1
+
+
+# --- durability ------------------------------------------------------------------------------------------------------
+
+
+class GatedStorage(MemoryStorage):
+    """A disk whose syncs of the log wait for the test, or fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+        self.broken = False
+
+    def open(self, name: str) -> StoredFile:
+        file = super().open(name)
+        if name == LOG_NAME:
+            sync = file.sync
+
+            def gated() -> None:
+                self.waiting.set()
+                assert self.gate.wait(20)
+                if self.broken:
+                    raise OSError(5, "Input/output error")
+                sync()
+
+            file.sync = gated  # type: ignore[method-assign]
+        return file
+
+
+async def test_nothing_is_said_and_nothing_acknowledged_before_the_sync_returns():
+    storage = GatedStorage()
+    async with market(storage) as m:
+        storage.gate.clear()
+        storage.waiting.clear()
+        m.send("alfa", buy("a-1", 100, 10))
+        await asyncio.to_thread(storage.waiting.wait, 20)
+        await asyncio.sleep(0.01)
+        assert m.reports("alfa") == []
+        assert len(m.bus.unacknowledged) == 1
+        assert m.exchange.engine.depth("CONT") == ([], [])
+        storage.gate.set()
+        await m.until_reports("alfa", 1)
+        assert not m.bus.unacknowledged
+
+
+async def test_while_one_batch_syncs_the_next_gathers_and_goes_to_disk_in_one_record():
+    storage = GatedStorage()
+    async with market(storage) as m:
+        storage.gate.clear()
+        storage.waiting.clear()
+        m.send("alfa", buy("a-1", 100, 10))
+        await asyncio.to_thread(storage.waiting.wait, 20)
+        before = m.exchange.engine.sequence
+        for index in range(100):
+            m.send("bravo", buy(f"b-{index}", 100, 1))
+        storage.gate.set()
+        await m.until_reports("bravo", 100)
+    records = [record for record in replay(storage).reader.records() if record.commands]
+    assert [record.commands for record in records if record.first > before] == [1, 100]
+
+
+async def test_a_failed_sync_stops_the_exchange_without_an_answer():
+    storage = GatedStorage()
+    fault = None
+    try:
+        async with market(storage) as m:
+            storage.broken = True
+            m.send("alfa", buy("a-1", 100, 10))
+            await m.until(lambda: m.bus.status[-1].state == "down")
+    except LogFailed as error:
+        fault = error
+    assert fault is not None
+    assert m.reports("alfa") == []
+    assert len(m.bus.unacknowledged) == 1
+    assert m.exchange.engine.depth("CONT") == ([], [])
+
+
+async def test_a_restart_goes_on_with_the_next_report_and_the_same_book():
+    storage = MemoryStorage()
+    async with market(storage) as m:
+        m.send("alfa", buy("a-1", 100, 10), buy("a-2", 99, 5))
+        m.send("bravo", sell("b-1", 100, 4))
+        await m.until_reports("alfa", 3)
+        depth, digest = m.exchange.engine.depth("CONT"), m.exchange.engine.digest()
+
+    async with market(storage) as m:
+        assert m.exchange.engine.digest() == digest
+        assert m.exchange.engine.depth("CONT") == depth
+        assert [(hello.next_report, hello.sequence) for hello in m.answers("alfa", Hello)] == [
+            (4, m.exchange.engine.sequence)
+        ]
+        m.send("alfa", buy("a-1", 100, 10), buy("a-3", 98, 1))
+        events = [report.event for report in await m.until_reports("alfa", 2)]
+        assert [event.repeat for event in events if isinstance(event, Accepted)] == [True, False]
+        assert m.numbers("alfa") == [4, 5]
+        await m.until_reports("alfa", 2)
+    assert replay(storage).complete
+
+
+async def test_what_was_not_acknowledged_comes_again_and_does_no_harm():
+    """The crash between commit and acknowledgement: the broker redelivers what is in the log already."""
+    storage = MemoryStorage()
+    payload = msgspec.msgpack.encode(Inbound(commands=msgspec.Raw(encode_commands([buy("a-1", 100, 10)]))))
+    async with market(storage) as m:
+        m.bus.publish_as("alfa", payload)
+        await m.until_reports("alfa", 1)
+    async with market(storage) as m:
+        m.bus.publish_as("alfa", payload)
+        (report,) = await m.until_reports("alfa", 1)
+        assert isinstance(report.event, Accepted)
+        assert report.event.repeat
+        assert m.exchange.engine.depth("CONT")[0] == [(100, 10)]
+
+
+async def test_what_arrives_while_stopping_stays_with_the_broker():
+    async with market() as m:
+        m.exchange.stop()
+        await asyncio.sleep(0.05)
+        m.send("alfa", buy("a-1", 100, 10))
+        assert len(m.bus.unacknowledged) == 1
+        assert m.bus.status[-1].state == "down"
+
+
+async def test_a_stop_answers_what_was_taken_in():
+    async with market() as m:
+        for index in range(50):
+            m.send("alfa", buy(f"a-{index}", 100, 1))
+        m.exchange.stop()
+        await m.until_reports("alfa", 50)
+    assert not m.bus.unacknowledged
+
+
+# --- bad messages ----------------------------------------------------------------------------------------------------
+
+ORDER = ["new", "a-1", "CONT", 0, 10, 100]
+
+
+@pytest.mark.parametrize(
+    ("message", "place", "says"),
+    [
+        ({"commands": [ORDER, [*ORDER[:5], "x"]]}, "$.commands[1].price", "Expected `int`, got `str`"),
+        ({"commands": [[*ORDER[:4], -1, 5]]}, "$.commands[0].quantity", "Expected `int` >= 0, got -1"),
+        ({"commands": [["new", "", "CONT", 0, 1, 5]]}, "$.commands[0].client_order_id", "length >= 1, got ''"),
+        ({"commands": [["nwe", "a-1"]]}, "$.commands[0].command", "new, cancel, amend, mass_cancel, got 'nwe'"),
+        ({"commands": [["new", "a-1", "CONT"]]}, "$.commands[0]", "no side, no quantity"),
+        ({"commands": [["new", "a-1", "CONT", 7, 1, 5]]}, "$.commands[0].side", "0 (BUY), 1 (SELL), got 7"),
+        ({"commands": [["phase", "CONT", 0]]}, "$.commands[0].command", "got 'phase'"),
+        ({"commands": [ORDER] * (BATCH_MAX + 1)}, "$.commands", f"length <= {BATCH_MAX}"),
+        ({"commands": 5}, "$.commands", "Expected `array`, got `int`"),
+        ({"v": 2}, "$.v", "2"),
+        ({"resend_from": 0}, "$.resend_from", "Expected `int` >= 1"),
+        ({"commands": [], "participant": "bravo"}, "$", "unknown field `participant`"),
+        ([], "$", "Expected `object`, got `array`"),
+        (b"", "$", "truncated"),
+        (b"\x81\xa8commands" + b"\x91" * 50_000 + b"\x90", "$", "nesting"),
+        (b"\x81\xa8commands\xdd\xff\xff\xff\xff\x01", "$", "truncated"),
+        (b"\xc1", "$", "malformed"),
+    ],
+)
+async def test_a_malformed_message_is_answered_with_its_place(message: object, place: str, says: str):
+    payload = message if isinstance(message, bytes) else msgpack.packb(message)
+    async with market() as m:
+        sequence = m.exchange.engine.sequence
+        m.bus.publish_as("alfa", payload)
+        (error,) = m.errors("alfa")
+        assert (error.code, error.place) == ("MALFORMED", place)
+        assert says in error.text
+        assert not m.bus.unacknowledged
+        m.send("bravo", buy("b-1", 100, 10))
+        await m.until_reports("bravo", 1)
+        assert m.exchange.engine.sequence == sequence + 1
+
+
+async def test_an_answer_to_a_bad_command_echoes_the_message_id():
+    async with market() as m:
+        m.bus.publish_as("alfa", msgpack.packb({"message_id": "m-7", "commands": [["new"]]}))
+        assert m.errors("alfa")[0].message_id == "m-7"
+
+
+async def test_an_oversized_message_is_refused_unread():
+    async with market() as m:
+        m.bus.publish_as("alfa", b"\x80" + bytes(PAYLOAD_MAX))
+        assert m.errors("alfa")[0].code == "TOO_LARGE"
+
+
+async def test_a_retained_command_is_answered_and_not_executed():
+    async with market() as m:
+        payload = msgpack.packb({"message_id": "m-1", "commands": [ORDER]})
+        m.bus.publish_as("alfa", payload, retained=True)
+        (error,) = m.errors("alfa")
+        assert (error.code, error.message_id) == ("RETAINED", "m-1")
+        assert m.exchange.counters.retained == 1
+        assert not m.bus.unacknowledged
+        m.bus.publish_as("alfa", payload)
+        (report,) = await m.until_reports("alfa", 1)
+        assert not report.event.repeat
+
+
+async def test_only_members_on_the_list_are_served():
+    async with market(text='members = ["alfa"]\n') as m:
+        m.send("bravo", buy("b-1", 100, 10))
+        m.send("alfa", buy("a-1", 100, 10))
+        await m.until_reports("alfa", 1)
+        assert m.errors("bravo")[0].code == "UNKNOWN_MEMBER"
+        assert m.reports("bravo") == []
+
+
+@pytest.mark.parametrize("name", ["", "Alfa", "a" * 17, "alfa/x", "exchange ", "ア"])
+async def test_a_sender_without_a_members_name_is_not_served_and_not_answered(name: str):
+    async with market() as m:
+        m.send(name, buy("b-1", 100, 10))
+        assert m.exchange.counters.unknown_member == 1
+        assert name not in m.bus.out
+        assert not m.bus.unacknowledged
+
+
+commands = st.lists(
+    st.one_of(
+        st.lists(
+            st.one_of(
+                st.sampled_from(["new", "cancel", "amend", "mass_cancel", "phase", "a-1", "CONT", ""]),
+                st.integers(-(2**63), 2**64 - 1),
+                st.floats(),
+                st.booleans(),
+                st.none(),
+                st.binary(max_size=8),
+                st.text(max_size=8),
+                st.lists(st.integers(0, 3), max_size=3),
+            ),
+            max_size=16,
+        ),
+        st.just(ORDER),
+    ),
+    max_size=5,
+)
+payloads = st.one_of(
+    st.binary(max_size=200),
+    st.builds(lambda c: msgpack.packb({"commands": c}), commands),
+    st.builds(lambda c, cut: msgpack.packb({"commands": c})[: -cut or None], commands, st.integers(0, 20)),
+    st.builds(
+        lambda key, value: msgpack.packb({key: value}),
+        st.sampled_from(["v", "message_id", "commands", "resend_from", "open_orders", "x"]),
+        st.one_of(st.integers(-5, 2**60), st.text(max_size=50), st.none(), st.binary(max_size=9)),
+    ),
+)
+
+
+@settings(max_examples=40)
+@given(st.lists(payloads, min_size=1, max_size=20))
+def test_no_bytes_stop_the_exchange_and_each_message_is_answered(messages: list[bytes]):
+    async def run() -> None:
+        async with market() as m:
+            expected = 0
+            for payload in messages:
+                m.bus.publish_as("alfa", payload)
+                try:
+                    request = decode(payload)
+                except Refused:
+                    expected += 1
+                else:
+                    expected += len(request.commands) + bool(request.open_orders) + bool(request.resend_from)
+            m.send("bravo", buy("b-1", 100, 10))
+            await m.until_reports("bravo", 1)
+            # An error, a report per command, an answer per question; a resend ends with a Hello.
+            answers = sum(
+                len(message.reports)
+                if isinstance(message, Reports) and not message.resent
+                else 0
+                if isinstance(message, Reports)
+                else 1
+                for message in m.bus.out.get("alfa", [])
+            )
+            assert answers >= expected
+            assert not m.bus.unacknowledged
+
+    asyncio.run(run())
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_member_beyond_its_rate_is_told_when_to_come_back():
+    async with market(text="[limits]\nmember_rate = 10\nmember_burst = 5\n") as m:
+        for index in range(7):
+            m.send("alfa", buy(f"a-{index}", 100, 1), message_id=f"m-{index}")
+        await m.until_reports("alfa", 5)
+        errors = m.errors("alfa")
+        assert [(error.code, error.message_id) for error in errors] == [("THROTTLED", "m-5"), ("THROTTLED", "m-6")]
+        m.clock.machine_ns += errors[0].retry_after_ms * 1_000_000
+        m.send("alfa", buy("a-5", 100, 1))
+        await m.until_reports("alfa", 6)
+
+
+async def test_one_members_flood_is_refused_while_others_find_room():
+    storage = GatedStorage()
+    text = "[limits]\nmember_waiting_commands = 20\nwaiting_commands = 100\n"
+    async with market(storage, text) as m:
+        storage.gate.clear()
+        for index in range(500):
+            m.send("alfa", buy(f"a-{index}", 100, 1), message_id=f"m-{index}")
+        m.send("bravo", buy("b-1", 100, 1))
+        refused = m.errors("alfa")
+        assert {error.code for error in refused} == {"THROTTLED"}
+        assert len(refused) >= 470
+        assert m.errors("bravo") == []
+        storage.gate.set()
+        await m.until_reports("bravo", 1)
+        accepted = len(m.reports("alfa"))
+        assert accepted + len(refused) == 500  # each was either done or refused
+        m.send("alfa", buy("a-499", 100, 1))
+        await m.until_reports("alfa", accepted + 1)
+
+
+async def test_the_exchange_as_a_whole_takes_in_no_more_than_its_bound():
+    storage = GatedStorage()
+    async with market(storage, "[limits]\nwaiting_commands = 50\nmember_waiting_commands = 20\n") as m:
+        storage.gate.clear()
+        for index in range(30):
+            for member in ("alfa", "bravo", "charlie", "delta"):
+                m.send(member, buy(f"{member}-{index}", 100, 1))
+        taken = 120 - sum(len(m.errors(member)) for member in ("alfa", "bravo", "charlie", "delta"))
+        assert taken == 50
+        storage.gate.set()
+        await m.until_reports("alfa", 1)
+
+
+# --- questions -------------------------------------------------------------------------------------------------------
+
+
+async def test_reports_come_again_from_any_number_from_memory_and_from_the_log():
+    async with market(text="[reports]\nwindow = 5\n") as m:
+        for index in range(20):
+            m.send("alfa", buy(f"a-{index}", 100, 1))
+        original = dict(zip(range(1, 21), await m.until_reports("alfa", 20), strict=True))
+        for first in (18, 16, 15, 1, 20):
+            m.bus.out["alfa"].clear()
+            m.send("alfa", resend_from=first)
+            await m.until(lambda: bool(m.answers("alfa", Hello)))
+            assert dict(zip(m.numbers("alfa"), m.reports("alfa"), strict=True)) == {
+                n: report for n, report in original.items() if n >= first
+            }
+            assert all(message.resent for message in m.answers("alfa", Reports))
+            assert m.answers("alfa", Hello)[-1].next_report == 21
+
+
+async def test_a_long_resend_comes_in_pieces_that_the_hello_lets_one_ask_on_from():
+    async with market(text="[reports]\nwindow = 3\nresend = 7\n") as m:
+        for index in range(20):
+            m.send("alfa", buy(f"a-{index}", 100, 1))
+        await m.until_reports("alfa", 20)
+        m.bus.out["alfa"].clear()
+        mine = 1
+        while True:
+            count = len(m.answers("alfa", Hello))
+            m.send("alfa", resend_from=mine)
+            await m.until(lambda count=count: len(m.answers("alfa", Hello)) > count)
+            mine = m.numbers("alfa")[-1] + 1
+            if mine >= m.answers("alfa", Hello)[-1].next_report:
+                break
+        assert m.numbers("alfa") == list(range(1, 21))
+
+
+async def test_beyond_the_retention_the_first_number_available_is_named():
+    async with market(text="[reports]\nretention = 4\n") as m:
+        for index in range(10):
+            m.send("alfa", buy(f"a-{index}", 100, 1))
+        await m.until_reports("alfa", 10)
+        m.send("alfa", resend_from=6, message_id="m-1")
+        (error,) = m.errors("alfa")
+        assert (error.code, error.first_available, error.message_id) == ("NOT_AVAILABLE", 7, "m-1")
+        m.bus.out["alfa"].clear()
+        m.send("alfa", resend_from=7)
+        await m.until_reports("alfa", 4)
+        assert m.numbers("alfa") == [7, 8, 9, 10]
+
+
+async def test_asking_for_what_is_not_there_yet_is_answered_with_where_one_stands():
+    async with market() as m:
+        m.send("alfa", resend_from=99)
+        assert [hello.next_report for hello in m.answers("alfa", Hello)] == [1]
+
+
+async def test_open_orders_are_as_of_the_next_report_and_come_in_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.exchange.OPEN_ORDERS_MAX", 3)
+    async with market() as m:
+        m.send("alfa", *(buy(f"a-{index}", 100 - index, 10) for index in range(7)))
+        m.send("bravo", sell("b-1", 100, 4))
+        await m.until_reports("alfa", 8)
+        m.send("alfa", CancelOrder("c-1", "a-6"))
+        await m.until_reports("alfa", 9)
+        assert isinstance(m.reports("alfa")[-1].event, Cancelled)
+        last = await m.open_orders("alfa")
+        parts = m.bus.out["alfa"][-2:]
+        assert last is parts[-1]
+        assert [part.more for part in parts] == [True, False]
+        orders = [order for part in parts for order in part.orders]
+        assert [order.client_order_id for order in orders] == [f"a-{index}" for index in range(6)]
+        assert orders[0].open_quantity == 6
+        assert last.next_report == 10
+
+
+async def test_every_member_is_greeted_when_the_exchange_starts():
+    storage = MemoryStorage()
+    async with market(storage, 'members = ["alfa", "zulu"]\n') as m:
+        m.send("alfa", NewOrder("a-1", "CONT", Side.BUY, 1, 100))
+        await m.until_reports("alfa", 1)
+    async with market(storage, 'members = ["alfa", "zulu"]\n') as m:
+        assert [hello.next_report for hello in m.answers("alfa", Hello)] == [2]
+        assert [hello.next_report for hello in m.answers("zulu", Hello)] == [1]
+        assert m.bus.status[0].state == "up"
+    assert m.bus.status[-1].state == "down"

@@ -1,0 +1,227 @@
+"""Phases come at their times, in their order, whatever happened to the process in between."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import pytest
+
+from engine.commands import ExchangeCommand, ListInstrument, SetPhase, StartDay
+from engine.core import Engine
+from engine.events import AuctionUncrossed
+from engine.log import MemoryStorage
+from engine.types import Phase
+from gateway import config as settings
+from gateway.bus.memory import MemoryBus
+from gateway.clock import AcceleratedClock, SystemClock
+from gateway.exchange import Exchange, open_log
+from gateway.holidays import business_calendar, load_calendar
+from gateway.schedule import Schedule
+
+CALENDAR = load_calendar()
+
+
+def ns(text: str) -> int:
+    return int(datetime.fromisoformat(f"{text}+09:00").timestamp()) * 1_000_000_000
+
+
+class Day:
+    """A schedule driving an engine directly."""
+
+    def __init__(self, *instruments: ListInstrument, text: str = "", engine: Engine | None = None) -> None:
+        config = settings.parse(text)
+        self.schedule = Schedule.from_config(config.schedule, business_calendar(CALENDAR))
+        self.engine = engine or Engine()
+        self.auctions: list[tuple[str, Phase]] = []
+        self.give(CALENDAR, *instruments)
+
+    def give(self, *commands: ExchangeCommand) -> None:
+        for command in commands:
+            events = self.engine.apply(command, "", self.engine.time_ns + 1)
+            self.schedule.fold(events)
+            self.auctions += [(e.instrument, e.phase) for e in events if isinstance(e, AuctionUncrossed)]
+
+    def at(self, text: str) -> list[ExchangeCommand]:
+        """Everything given when the clock shows ``text``."""
+        given: list[ExchangeCommand] = []
+        while due := self.schedule.due(ns(text)):
+            given += due
+            self.give(*due)
+            assert len(given) < 100
+        return given
+
+    def phase(self, code: str = "A") -> Phase:
+        return self.engine.instrument(code).phase
+
+
+A = ListInstrument("A", reference_price=100)
+B = ListInstrument("B", reference_price=100)
+C = ListInstrument("C", profile="CONTINUOUS")
+
+
+def test_a_start_day_runs_by_the_clock():
+    day = Day(A)
+    assert day.at("2026-11-24T08:59:59") == [StartDay(20261124)]
+    assert day.at("2026-11-24T09:00:00") == [SetPhase("A", Phase.PRE_OPEN)]
+    assert day.at("2026-11-24T11:28:59") == []
+    assert day.at("2026-11-24T11:29:00") == [SetPhase("A", Phase.PRE_OPEN_NCP)]
+    assert day.at("2026-11-24T11:30:00") == [SetPhase("A", Phase.OPENING_AUCTION), SetPhase("A", Phase.BREAK)]
+    assert day.at("2026-11-24T12:30:00") == [SetPhase("A", Phase.PRE_CLOSE)]
+    assert day.at("2026-11-24T14:59:00") == [SetPhase("A", Phase.PRE_CLOSE_NCP)]
+    assert day.at("2026-11-24T15:00:00") == [SetPhase("A", Phase.CLOSING_AUCTION), SetPhase("A", Phase.CLOSED)]
+    assert day.at("2026-11-24T23:59:59") == []
+    assert day.at("2026-11-25T00:00:00") == [StartDay(20261125)]
+
+
+def test_next_is_the_time_of_what_comes_next():
+    day = Day(A)
+    day.at("2026-11-24T08:00:00")
+    assert day.schedule.next_ns(ns("2026-11-24T08:00:00")) == ns("2026-11-24T09:00:00")
+    day.at("2026-11-24T15:00:00")
+    assert day.schedule.next_ns(ns("2026-11-24T15:00:00")) == ns("2026-11-25T00:00:00")
+
+
+def test_all_books_hold_the_opening_auction_before_any_goes_on():
+    day = Day(A, B)
+    day.at("2026-11-24T11:29:30")
+    assert day.at("2026-11-24T11:30:00") == [
+        SetPhase("A", Phase.OPENING_AUCTION),
+        SetPhase("B", Phase.OPENING_AUCTION),
+        SetPhase("A", Phase.BREAK),
+        SetPhase("B", Phase.BREAK),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("crash", "resume", "auctions", "phase"),
+    [
+        ("10:00:00", "10:01:00", [], Phase.PRE_OPEN),
+        ("10:00:00", "12:00:00", [Phase.OPENING_AUCTION], Phase.BREAK),
+        ("11:29:30", "14:59:30", [Phase.OPENING_AUCTION], Phase.PRE_CLOSE_NCP),
+        ("08:00:00", "23:00:00", [Phase.OPENING_AUCTION, Phase.CLOSING_AUCTION], Phase.CLOSED),
+        ("12:00:00", "16:00:00", [Phase.OPENING_AUCTION, Phase.CLOSING_AUCTION], Phase.CLOSED),
+    ],
+)
+def test_after_a_crash_missed_phases_come_in_order_and_no_auction_is_skipped(
+    crash: str, resume: str, auctions: list[Phase], phase: Phase
+):
+    day = Day(A)
+    log: list[ExchangeCommand] = day.at(f"2026-11-24T{crash}")
+    again = Day(A)
+    again.give(*log)  # the replay
+    again.at(f"2026-11-24T{resume}")
+    assert [which for _, which in again.auctions] == auctions
+    assert again.phase() == phase
+
+
+def test_a_day_left_open_over_night_is_finished_before_the_next_begins():
+    day = Day(A)
+    day.at("2026-11-24T12:00:00")
+    given = day.at("2026-11-25T09:30:00")
+    assert [c.phase for c in given if isinstance(c, SetPhase)] == [
+        Phase.PRE_CLOSE, Phase.PRE_CLOSE_NCP, Phase.CLOSING_AUCTION, Phase.CLOSED, Phase.PRE_OPEN,
+    ]  # fmt: skip
+    assert given[4] == StartDay(20261125)
+
+
+def test_a_day_whose_sessions_are_over_is_not_begun(caplog: pytest.LogCaptureFixture):
+    day = Day(A)
+    assert day.at("2026-11-24T18:00:00") == []
+    assert "20261124 was not begun in time" in caplog.text
+    assert day.schedule.next_ns(ns("2026-11-24T18:00:00")) == ns("2026-11-25T00:00:00")
+
+
+def test_weekends_and_holidays_have_no_day():
+    day = Day(A)
+    assert day.at("2026-11-22T10:00:00") == []  # Sunday
+    assert day.at("2026-11-23T10:00:00") == []  # Labour Thanksgiving Day
+    assert day.at("2026-11-24T00:00:00") == [StartDay(20261124)]
+    day.at("2026-11-27T18:00:00")
+    assert day.schedule.next_ns(ns("2026-11-27T18:00:00")) == ns("2026-11-30T00:00:00")
+
+
+def test_a_refused_phase_is_not_asked_for_again():
+    day = Day(A)
+    day.at("2026-11-24T08:00:00")
+    # An operator moves the book on his own.
+    day.give(SetPhase("A", Phase.PRE_OPEN), SetPhase("A", Phase.PRE_OPEN_NCP))
+    assert day.at("2026-11-24T11:29:30") == []
+    assert day.at("2026-11-24T11:30:00")[0] == SetPhase("A", Phase.OPENING_AUCTION)
+
+
+def test_an_instrument_listed_in_the_middle_of_a_day_opens_on_the_next():
+    day = Day(A)
+    day.at("2026-11-24T10:00:00")
+    day.give(B)
+    day.at("2026-11-24T15:00:00")
+    assert day.phase("B") == Phase.CLOSED
+    day.at("2026-11-25T09:00:00")
+    assert day.phase("B") == Phase.PRE_OPEN
+
+
+def test_days_bounds_how_long_the_market_lives_and_open_days_how_long_it_trades():
+    day = Day(A, text="[schedule]\ndays = 3\nopen_days = 1\n")
+    day.at("2026-11-24T09:00:00")
+    day.at("2026-11-24T15:00:00")
+    assert not day.schedule.ended
+    assert day.at("2026-11-25T10:00:00") == [StartDay(20261125)]
+    assert day.at("2026-11-26T10:00:00") == [StartDay(20261126)]
+    assert day.schedule.ended
+    assert day.schedule.next_ns(ns("2026-11-26T10:00:00")) is None
+
+
+def test_beyond_the_calendar_nothing_is_guessed(caplog: pytest.LogCaptureFixture):
+    day = Day(A)
+    assert day.at("2031-01-06T09:00:00") == []
+    assert day.schedule.next_ns(ns("2031-01-06T09:00:00")) is None
+    assert "send a newer calendar" in caplog.text
+
+
+def test_a_round_the_clock_book_rolls_at_midnight():
+    day = Day(C)
+    day.at("2026-11-24T12:00:00")
+    assert day.phase("C") == Phase.CONTINUOUS
+    day.at("2026-11-24T23:59:59")
+    assert day.at("2026-11-25T00:00:00") == [StartDay(20261125), SetPhase("C", Phase.CONTINUOUS)]
+
+
+async def test_an_accelerated_market_lives_its_days_and_skips_its_nights():
+    config = settings.parse(
+        '[clock]\nfactor = 1000000\nstart = "2026-11-24T08:59:00+09:00"\nskip_idle = true\n'
+        '[schedule]\ndays = 3\n[[instrument]]\ninstrument = "A"\n'
+    )
+    storage = MemoryStorage()
+    clock = AcceleratedClock(1_000_000, settings.start_ns(config.clock.start), skip=True)
+    log = open_log(config, storage, clock)
+    exchange = Exchange(
+        config,
+        log=log,
+        clock=clock,
+        calendar=CALENDAR,
+        reference=settings.listings(config, None),  # type: ignore[arg-type]
+    )
+    exchange.replay()
+    task = asyncio.create_task(exchange.run(MemoryBus()))
+    await asyncio.wait_for(exchange.schedule_ended.wait(), 20)
+    exchange.stop()
+    await task
+    log.close()
+    assert exchange.schedule.days_started == 3
+    assert exchange.engine.date == 20261126
+    assert exchange.engine.instrument("A").phase == Phase.CLOSED
+
+
+def test_an_accelerated_clock_goes_on_from_where_the_log_ended():
+    clock = AcceleratedClock(1000, ns("2026-11-24T09:00:00"))
+    clock.resume(ns("2026-11-24T14:00:00"))
+    assert ns("2026-11-24T14:00:00") <= clock.now_ns() < ns("2026-11-24T15:00:00")
+    assert not clock.skip_to(ns("2026-11-25T00:00:00"))
+    assert clock.now_ns() < ns("2026-11-24T15:00:00")
+
+
+def test_the_machines_clock_neither_resumes_nor_skips():
+    clock = SystemClock()
+    clock.resume(0)
+    assert not clock.skip_to(clock.now_ns() + 10**18)
+    assert clock.seconds_until(0) == 0
