@@ -1,0 +1,129 @@
+"""The documents are true as far as a program can tell: links lead somewhere, commands and their options exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from gateway.cli.main import COMMANDS, app, load
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("*.md", "docs/**/*.md", "deploy/**/*.md", "gateway/**/*.md", "tests/**/*.md", "benchmarks/**/*.md")
+DOCUMENTS = sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())  # type: ignore[index]
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```(?:sh|bash|console|text)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+OURS = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(dojima|make)(?: (.*))?$")
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def each_document() -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+
+
+def anchors(text: str) -> set[str]:
+    """The names under which a page's headings can be linked to, as forges make them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(path: Path, text: str) -> list[str]:
+    broken = []
+    for link in LINK.findall(FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        place, _, anchor = link.partition("#")
+        target = (path.parent / place).resolve() if place else path
+        if not target.exists():
+            broken.append(f"{link}: no such file")
+        elif anchor and anchor not in anchors(target.read_text() if place else text):
+            broken.append(f"{link}: no such heading")
+    return broken
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Every ``dojima …`` and ``make …`` in code, as words."""
+    lines = [line for block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    for code in [*lines, *SPAN.findall(FENCE.sub("", text))]:
+        found = OURS.match(re.split(r"\s#|\s[|>&]", code.strip())[0].strip())
+        if found:
+            yield [found[1], *shlex.split(found[2] or "")]
+
+
+def wrong(words: list[str]) -> str | None:
+    """What is wrong with one command line; None when all its parts exist. ``…`` and ``a | b`` stand for any."""
+    tool, *rest = words
+    if tool == "make":
+        unknown = [word for word in rest if "=" not in word and word not in {"…", *TARGETS}]
+        return f"make has no target {', '.join(unknown)}" if unknown else None
+    options = [word.partition("=")[0] for word in rest if word.startswith("-")]
+    names = [word for word in rest if not word.startswith("-")]
+    if not names or names[0] == "…":
+        return None
+    if names[0] not in COMMANDS:
+        return f"dojima has no command {names[0]}"
+    known = help_of(names[0], names[1:])
+    unknown = [option for option in options if option not in {"--help", "…"} and option not in known]
+    return f"dojima {names[0]} has no option {', '.join(unknown)}" if unknown else None
+
+
+def help_of(name: str, words: list[str]) -> str:
+    """Help of a command and, where it has commands of its own, of the one that ``words`` name."""
+    command: Typer = load(COMMANDS[name][0])
+    wide = {"COLUMNS": "300", "NO_COLOR": "1", "TERM": "dumb"}
+    text = ""
+    for path in ([], words[:1]):
+        answer = CliRunner().invoke(command, [*path, "--help"], env=wide)
+        text += answer.output if answer.exit_code == 0 else ""
+    return text
+
+
+@each_document()
+def test_links_lead_somewhere(path: Path) -> None:
+    assert broken_links(path, path.read_text()) == []
+
+
+@each_document()
+def test_commands_and_options_exist(path: Path) -> None:
+    problems = [f"{' '.join(words)}: {problem}" for words in commands(path.read_text()) if (problem := wrong(words))]
+    assert problems == []
+
+
+def test_make_help_tells_of_every_target() -> None:
+    told = set(re.findall(r"make ([a-z-]+)", MAKEFILE))
+    assert told >= TARGETS - {"help"}
+
+
+def test_every_command_answers_help_with_what_the_overview_says() -> None:
+    overview = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300"})
+    assert overview.exit_code == 0
+    for name, (_, summary) in COMMANDS.items():
+        assert summary in overview.output
+        assert "Usage" in help_of(name, [])
+
+
+def test_a_broken_link_is_noticed() -> None:
+    here = ROOT / "README.md"
+    assert broken_links(here, "[x](no/such/file.md) [y](#no-such-heading) [z](LICENSE) [w](https://example.com)") == [
+        "no/such/file.md: no such file",
+        "#no-such-heading: no such heading",
+    ]
+
+
+@pytest.mark.parametrize("line", ["make nonsense", "dojima nonsense", "dojima replay --nonsense LOG"])
+def test_a_command_that_does_not_exist_is_noticed(line: str) -> None:
+    [words] = commands(f"Run `{line}`.")
+    assert wrong(words)
+    assert list(commands(f"```sh\n{line}  # and so on\n```")) == [words]
