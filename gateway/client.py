@@ -372,6 +372,9 @@ class Client:
         self._due: list[tuple[float, int, str]] = []
         self._waiting: dict[str, list[str]] = {}  #: order id to the requests that wait for its answer
         self._paused_until = 0.0
+        self._exchange_down = (
+            False  #: by its own last word; then nothing is sent but questions, until it is heard again
+        )
 
         self._next = start_at  #: number of the next report to handle; 0: not known yet
         self._market_data_only = market_data_only
@@ -786,7 +789,7 @@ class Client:
                     question.due = now + question.wait
                     question.wait = min(question.wait * 2, RESEND_AFTER_MAX)
                     await link.publish(topic, self._encode(Inbound(message_id=message_id, open_orders=True)))
-            if now >= self._paused_until and (batch := self._take_due(now)):
+            if now >= self._paused_until and not self._exchange_down and (batch := self._take_due(now)):
                 await self._publish(link, topic, batch, now)
                 continue
             await self._sleep_until_due(loop)
@@ -809,7 +812,7 @@ class Client:
         times = [question.due for question in self._questions.values()]
         if self._ask_from:
             times.append(self._ask_due)
-        if self._due:
+        if self._due and not self._exchange_down:
             times.append(max(self._due[0][0], self._paused_until))
         try:
             async with asyncio.timeout(max(0.0, min(times) - now) if times else None):
@@ -855,12 +858,20 @@ class Client:
 
     def _on_status(self, status: Status) -> None:
         before, self.status = self.status, status
-        if status.state == "up" and (before is None or before.state == "down"):
+        if status.state == "down":
+            # What is sent now piles up at the broker, or is lost there. The question is asked now and then all the
+            # same: a status can be late.
+            self._exchange_down = True
+            if self._next and not self._market_data_only:
+                self._want_resend()
+                self._ask_due = asyncio.get_running_loop().time() + self._resend_after
+        elif self._exchange_down or before is None:
             self._after_restart()
 
     def _after_restart(self) -> None:
         """The exchange is back: read on where we were, and send out again now what has no answer."""
-        if self._next:
+        self._exchange_down = False
+        if self._next and not self._market_data_only:
             self._want_resend(at_once=True)
         for question in self._questions.values():
             question.due = 0.0
@@ -876,6 +887,8 @@ class Client:
             await link.subscribe(topics.market_data(book.instrument, "+"), 0)  # brings the retained snapshot again
 
     def _on_outbound(self, message: Outbound) -> None:
+        if self._exchange_down:
+            self._after_restart()
         if isinstance(message, Reports):
             self._on_reports(message)
         elif isinstance(message, OpenOrders):

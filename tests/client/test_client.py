@@ -192,14 +192,33 @@ async def test_after_a_broken_connection_what_was_missed_and_unanswered_is_made_
 
 async def test_when_the_exchange_comes_back_everything_unanswered_goes_out_at_once(exchange: FakeExchange) -> None:
     async with within(), client_of(exchange, resend_after=3_600.0) as client:
-        exchange.set_status("down")
         exchange.deaf = 1
         order = await client.buy("KDX-2107", 10, 100)
         await until(lambda: exchange.deaf == 0)
+        exchange.set_status("down")
         exchange.set_status("up")
         await order.accepted()
 
     assert client.resent == 1
+
+
+async def test_while_the_exchange_says_it_is_down_commands_wait_here(exchange: FakeExchange) -> None:
+    async with within(), client_of(exchange) as client:
+        exchange.set_status("down")
+        await until(lambda: client.status is not None and client.status.state == "down")
+        order = await client.buy("KDX-2107", 10, 100)
+        await asyncio.sleep(0.01)
+        assert exchange.executed == []
+        exchange.set_status("up")
+        await order.accepted()
+    assert client.resent == 0
+
+
+async def test_a_stale_word_that_the_exchange_is_down_does_not_hold_orders_for_ever(exchange: FakeExchange) -> None:
+    async with within(), client_of(exchange) as client:
+        exchange.set_status("down")
+        await until(lambda: client.status is not None and client.status.state == "down")
+        await (await client.buy("KDX-2107", 10, 100)).accepted()  # it answers the question, so it is there
 
 
 async def test_throttled_commands_wait_and_keep_their_order(exchange: FakeExchange) -> None:
