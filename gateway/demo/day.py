@@ -107,6 +107,7 @@ class Summary(Struct):
     directory: str
     log: str
     problems: list[str]
+    notices: list[str]  #: tokens that do not settle where their register is kept
 
 
 class DemoFailed(Exception):
@@ -231,9 +232,7 @@ class Day:
     async def _until(self, condition: Callable[[], bool], tasks: list[asyncio.Task[None]]) -> None:
         """Wait for something to become true; a process that ends before its time ends the demo."""
         while not condition():
-            for task in tasks:
-                if task.done():
-                    task.result()
+            _raise_ended(tasks)
             if time.monotonic() - self._began > 120 + 4 * self.options.seconds:
                 raise DemoFailed(f"The demo hangs while {self.stage}: see the *.err files in {self.options.directory}")
             await asyncio.sleep(0.02)
@@ -452,7 +451,7 @@ class Day:
                 self.settled = sum(count for (_, state), count in counts.items() if state == State.SETTLED)
                 if progress.business_date > TRADING_DATE + 1 and all(state in _FINAL for _, state in counts):
                     return
-                await self._until(lambda: True, tasks)
+                _raise_ended(tasks)
                 if time.monotonic() - self._began > 120 + 4 * self.options.seconds:
                     raise DemoFailed(f"Settlement hangs: {counts}; see `dojima ledger {self.options.directory}`")
                 await asyncio.sleep(0.1)
@@ -535,6 +534,7 @@ class Day:
             directory=str(directory),
             log=str(directory / LOG_NAME),
             problems=audit.problems,
+            notices=summary.notices,
         )
 
 
@@ -558,6 +558,13 @@ def ends_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return ask_the_kernel
+
+
+def _raise_ended(tasks: list[asyncio.Task[None]]) -> None:
+    """None of these ends by itself but by what it raises."""
+    for task in tasks:
+        if task.done():
+            task.result()
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
