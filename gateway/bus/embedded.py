@@ -70,14 +70,13 @@ class EmbeddedBroker:
         try:
             return cls(process, json.loads(answer)["port"], secret)
         except (ValueError, KeyError):
-            process.kill()
-            process.wait()
+            cls(process, 0, "").stop()
             raise BrokerFailed(f"Expected the embedded broker to name its port, got {answer.strip()!r}") from None
 
     def stop(self) -> None:
         """End it. Safe to repeat."""
         if self.process.stdin is not None:
-            self.process.stdin.close()
+            self.process.stdin.close()  # its end
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:

@@ -1,0 +1,222 @@
+"""The exchange as a process on the embedded broker: started, killed, started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from engine.events import Accepted
+from engine.log.replay import replay
+from gateway.bus import topics
+from gateway.bus.embedded import BrokerFailed, EmbeddedBroker
+from gateway.bus.messages import Fill, Hello, MessageError
+from gateway.service import broker_url
+from tests.conftest import processes_with
+from tests.gateway.market import buy, sell
+from tests.gateway.process import SETTINGS, ExchangeProcess, exchange, member
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "dojima.toml").write_text(SETTINGS)
+    return tmp_path
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return (
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z" if Path("/proc").exists() else False
+    )
+
+
+def wait_gone(pid: int) -> None:
+    until = time.monotonic() + 10
+    while not gone(pid):
+        assert time.monotonic() < until, f"process {pid} outlived its parent"
+        time.sleep(0.02)
+
+
+# --- the broker ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_broker_lets_a_login_use_its_own_topics_and_nobody_elses():
+    async with (
+        await EmbeddedBroker.start() as broker,
+        member(broker.url, "alfa") as alfa,
+        member(broker.exchange_url, "bravo") as bravo,
+    ):
+        refused = [
+            await alfa.client.subscribe(topic, qos=1) for topic in (topics.outbound("bravo"), topics.ALL_IN, "#")
+        ]
+        assert all(code.value >= 0x80 for codes in refused for code in codes)  # type: ignore[union-attr]
+        await alfa.client.publish(topics.outbound("bravo"), b"forged", qos=1)
+        await alfa.client.publish(topics.STATUS, b"forged", qos=1)
+        assert bravo.got == []
+
+
+@pytest.mark.parametrize(("user", "password"), [(None, None), ("exchange", None), ("exchange", "guess")])
+async def test_nobody_logs_in_without_a_name_or_as_the_exchange(user: str | None, password: str | None):
+    async with await EmbeddedBroker.start() as broker:
+        with pytest.raises(aiomqtt.MqttError):
+            async with aiomqtt.Client("127.0.0.1", broker.port, username=user, password=password):
+                pass
+
+
+async def test_the_broker_ends_when_told():
+    broker = await EmbeddedBroker.start()
+    broker.stop()
+    broker.stop()
+    assert broker.process.returncode == 0
+
+
+async def test_a_port_that_is_taken_is_an_error_that_says_so():
+    async with await EmbeddedBroker.start() as broker:
+        with pytest.raises(BrokerFailed, match=str(broker.port)):
+            await EmbeddedBroker.start(broker.port)
+
+
+def test_the_broker_ends_with_a_parent_that_is_killed():
+    code = (
+        "import time; from gateway.bus.embedded import EmbeddedBroker\n"
+        "b = EmbeddedBroker.start_blocking(); print(b.process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert not gone(child)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_gone(child)
+
+
+# --- the exchange ----------------------------------------------------------------------------------------------------
+
+
+async def test_from_an_order_on_the_bus_to_fills_on_both_sides(directory: Path):
+    async with exchange(directory) as running:
+        await running.until("phase")
+        async with member(running.url, "alfa") as alfa, member(running.url, "bravo") as bravo:
+            await alfa.send(buy("a-1", 100, 10))
+            await alfa.until_reports(1)
+            await bravo.send(sell("b-1", 100, 4))
+            fill = (await alfa.until_reports(2))[2].event
+            assert isinstance(fill, Fill)
+            assert (fill.quantity, fill.open_quantity, fill.counterparty) == (4, 6, "bravo")
+            await bravo.until_reports(2)
+            await alfa.publish(b"\x81\xa8commands\x91\x95\xa3new\xa1x\xa4CONT\x00\xa1y")
+            await alfa.until(lambda: any(isinstance(m, MessageError) for m in alfa.got))
+            (error,) = [m for m in alfa.got if isinstance(m, MessageError)]
+            assert (error.code, error.place) == ("MALFORMED", "$.commands[0].quantity")
+        assert json.loads((directory / "broker.json").read_text())["pid"] == running.process.pid
+        assert broker_url(directory) == running.url
+        assert await running.stop() == 0
+    assert replay(directory).complete
+
+
+async def test_after_kill_minus_9_reports_go_on_at_the_next_number_and_a_repeat_does_no_harm(directory: Path):
+    async with exchange(directory) as running:
+        await running.until("phase")
+        async with member(running.url, "alfa") as alfa:
+            await alfa.send(buy("a-1", 100, 10), buy("a-2", 99, 10))
+            before = await alfa.until_reports(2)
+        await running.kill()
+    async with exchange(directory) as again:
+        assert again.url == running.url  # clients find it where it was
+        async with member(again.url, "alfa") as alfa:
+            await alfa.send(buy("a-1", 100, 10), buy("a-3", 98, 10), resend_from=1)
+            reports = await alfa.until_reports(4)
+            assert {number: reports[number] for number in before} == before
+            third, fourth = reports[3].event, reports[4].event
+            assert isinstance(third, Accepted)
+            assert isinstance(fourth, Accepted)
+            assert (third.repeat, fourth.repeat) == (True, False)
+        assert await again.stop() == 0
+    assert replay(directory).complete
+
+
+async def test_everything_ends_with_an_exchange_that_is_killed(directory: Path):
+    async with exchange(directory) as running:
+        assert running.process.pid
+        mine = [
+            pid
+            for pid, command in processes_with(os.environ["DOJIMA_TEST_SESSION"]).items()
+            if "amqtt_broker" in command
+        ]
+        assert len(mine) == 1
+        await running.kill()
+    await asyncio.to_thread(wait_gone, mine[0])
+
+
+async def test_a_second_exchange_in_the_same_directory_is_refused(directory: Path):
+    async with exchange(directory) as running:
+        second = await ExchangeProcess.start(directory, wait="")
+        assert await second.process.wait() == 3
+        assert running.process.returncode is None
+
+
+async def test_wrong_settings_are_an_exit_status_of_their_own(directory: Path):
+    (directory / "dojima.toml").write_text("[limits]\nmember_rate = 0\n")
+    running = await ExchangeProcess.start(directory, wait="")
+    assert await running.process.wait() == 2
+
+
+async def test_old_reports_are_read_by_a_process_of_its_own(directory: Path):
+    (directory / "dojima.toml").write_text("[reports]\nwindow = 2\n" + SETTINGS)
+    async with exchange(directory) as running:
+        await running.until("phase")
+        async with member(running.url, "alfa") as alfa:
+            await alfa.send(*(buy(f"a-{index}", 100, 1) for index in range(10)))
+            first = await alfa.until_reports(10)
+            alfa.got.clear()
+            await alfa.send(resend_from=3)
+            await alfa.until(lambda: any(isinstance(m, Hello) for m in alfa.got))
+            assert alfa.reports() == {number: report for number, report in first.items() if number >= 3}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_cleanly_and_says_down(directory: Path, number: signal.Signals):
+    async with await EmbeddedBroker.start() as broker:
+        async with (
+            exchange(directory, "--broker", broker.exchange_url) as running,
+            aiomqtt.Client("127.0.0.1", broker.port, username="alfa") as client,
+        ):
+            await client.subscribe(topics.STATUS, qos=1)
+            states = []
+
+            async def read() -> None:
+                async for message in client.messages:
+                    states.append(b"down" in bytes(message.payload))
+                    if states[-1]:
+                        return
+
+            running.process.send_signal(number)
+            await asyncio.wait_for(read(), 20)
+            assert await running.process.wait() == 0
+        assert states[-1]
+
+
+async def test_an_exchange_that_dies_is_announced_by_the_broker(directory: Path):
+    async with (
+        await EmbeddedBroker.start() as broker,
+        exchange(directory, "--broker", broker.exchange_url) as running,
+        aiomqtt.Client("127.0.0.1", broker.port, username="alfa") as client,
+    ):
+        await client.subscribe(topics.STATUS, qos=1)
+        await running.kill()
+        async with asyncio.timeout(20):
+            async for message in client.messages:
+                if b"down" in bytes(message.payload):
+                    break
