@@ -109,7 +109,10 @@ _IS_CODE: Final = re.compile(r"[A-Z0-9-]{1,12}").fullmatch
 #: A limit table of this name is none: the instrument has no daily limits.
 NO_LIMITS: Final = "none"
 
-# What ``_Identities`` remembers about an id: in the low bits what became of it, above them an index.
+#: The digest hashes rows and records by blocks of this many. Part of its definition: changing it changes every digest.
+_BLOCK: Final = 4096
+
+# What is remembered about an id: in the low bits what became of it, above them an index.
 _ORDER: Final = 0  #: an order was accepted: its number
 _WAITING_ORDER: Final = 1  #: the same, outside the book at first
 _CANCEL: Final = 2  #: an order was cancelled: its number
@@ -194,6 +197,10 @@ class Engine:
         self._tick_tables: Final = DatedTables(TICK_TABLES)
         self._limit_tables: Final = DatedTables(LIMIT_TABLES)
         self._calendar: Calendar | None = None
+        # Digests of blocks that can no longer change, by number: a cache, no part of the state.
+        self._rows_digests: Final[dict[int, bytes]] = {}
+        self._records_digests: Final[dict[int, bytes]] = {}
+        self._kept_digests: Final[dict[int, bytes]] = {}
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -1200,31 +1207,77 @@ class Engine:
         return self._known(code).book.orders(self._orders, side)
 
     def digest(self) -> bytes:
-        """32 bytes over the whole state: equal digests mean equal markets. Costs a walk over everything ever accepted.
+        """32 bytes over the whole state: equal digests mean equal markets.
 
         It covers what decides the future and what answers about the past, and nothing of how a book is built, so every
-        book, interpreted or compiled, gives the same.
+        book, interpreted or compiled, gives the same. What can no longer change is hashed once, in blocks, and kept:
+        asking again costs a walk over the blocks that have an open order or are new, not over the log's life.
         """
         digest = blake2b(digest_size=32)
         table = self._orders
         digest.update(_encode([self.sequence, self.time_ns, self.date, self.trades, table.count]))
-        for column in (table.price, table.open, table.quantity, table.terms, table.state, table.priority):
-            digest.update(_encode(column[1 : table.count + 1]))
-        for texts in (table.client_order_id, table.account):
-            digest.update(_encode(texts[1 : table.count + 1]))
+        for block in range(table.count // _BLOCK + 1):
+            digest.update(self._rows_digest(block))
+        # The ids need no place of their own: each is in the content of a fingerprint, and its member in the outcome.
+        for block in range(len(self._fingerprints) // _BLOCK + 1):
+            digest.update(self._records_digest(block))
+        for block in range(len(self._kept) // _BLOCK + 1):
+            digest.update(self._kept_digest(block))
+        digest.update(_encode([member.name for member in self._members]))
         for instrument in self._instruments:
             digest.update(_encode(instrument.key()))
             for side in (BUY, SELL):
                 digest.update(_encode(instrument.book.orders(table, side)))
             digest.update(_encode([order for order in instrument.bound if table.is_open(order)]))
-        for member in self._members:
-            digest.update(_encode([member.name, list(member.records), list(member.records.values())]))
-        digest.update(_encode([self._fingerprints, self._outcomes, self._kept]))
         digest.update(_encode([self._tick_tables.key(), self._limit_tables.key()]))
         calendar = self._calendar
         if calendar is not None:
             digest.update(_encode([calendar.first, calendar.last, sorted(calendar.holidays)]))
         return digest.digest()
+
+    def _rows_digest(self, block: int) -> bytes:
+        """Over the rows of one block of orders; kept once none of them is open any more."""
+        known = self._rows_digests.get(block)
+        if known is not None:
+            return known
+        table = self._orders
+        start = block * _BLOCK + 1
+        end = min(start + _BLOCK, table.count + 1)
+        digest = blake2b(digest_size=32)
+        for column in (table.price, table.open, table.quantity, table.terms, table.state, table.priority):
+            digest.update(_encode(column[start:end]))
+        for texts in (table.client_order_id, table.account):
+            digest.update(_encode(texts[start:end]))
+        result = digest.digest()
+        if end - start == _BLOCK:
+            for order in range(start, end):
+                if table.is_open(order):
+                    return result
+            self._rows_digests[block] = result
+        return result
+
+    def _records_digest(self, block: int) -> bytes:
+        """Over one block of what is remembered of requests; a record never changes."""
+        known = self._records_digests.get(block)
+        if known is not None:
+            return known
+        start = block * _BLOCK
+        end = start + _BLOCK
+        result = blake2b(_encode([self._fingerprints[start:end], self._outcomes[start:end]]), digest_size=32).digest()
+        if end <= len(self._fingerprints):
+            self._records_digests[block] = result
+        return result
+
+    def _kept_digest(self, block: int) -> bytes:
+        """Over one block of the answers that are kept as events."""
+        known = self._kept_digests.get(block)
+        if known is not None:
+            return known
+        end = (block + 1) * _BLOCK
+        result = blake2b(_encode(self._kept[block * _BLOCK : end]), digest_size=32).digest()
+        if end <= len(self._kept):
+            self._kept_digests[block] = result
+        return result
 
     def check(self) -> None:
         """Raise ``InvariantBroken`` if the state contradicts itself. Costs a walk over everything ever accepted."""

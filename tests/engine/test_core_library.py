@@ -165,6 +165,21 @@ def test_the_digest_sees_a_changed_phase_halt_reference_and_table() -> None:
     assert len(digests) == 9
 
 
+def test_the_digest_does_not_depend_on_when_it_was_asked_for() -> None:
+    """Blocks that can no longer change are hashed once; the answer must be that of an engine never asked before."""
+    asked, fresh = zaraba(), zaraba()
+    for i in range(10_000):
+        for market in (asked, fresh):
+            side = Side.BUY if i % 2 else Side.SELL
+            market.engine.apply(NewOrder(f"o-{i}", CODE, side, 1 + i % 3, 100), "alpha")
+            market.engine.apply(engine.CancelOrder(f"c-{i}", f"o-{i // 2}"), "alpha")
+        if i % 1_000 == 0:
+            asked.engine.digest()
+
+    assert asked.engine.digest() == fresh.engine.digest()
+    assert len(fresh.engine._rows_digests) == 2  # so blocks are really kept here
+
+
 # --- vouching for itself ---------------------------------------------------------------------------------------------
 
 
