@@ -105,12 +105,13 @@ def outcome(market: Market) -> dict[str, Any]:
     checksums = [0] * symbols
     trades = volume = notional = 0
     fills = market.fills
-    ends = [*market.takers[3::2], len(fills)]
-    for taker, begin, end in zip(market.takers[0::2], market.takers[1::2], ends, strict=True):
+    takers = [*market.takers, 0, len(fills)]
+    for i in range(0, len(market.takers), 2):
+        taker, begin, end = takers[i], takers[i + 1], takers[i + 3]
         symbol = table.instrument(taker)
         checksum = checksums[symbol]
-        for i in range(begin, end, 3):
-            maker, price, quantity = fills[i], fills[i + 1], fills[i + 2]
+        for fill in range(begin, end, 3):
+            maker, price, quantity = fills[fill : fill + 3]
             checksum = checksum * 1000003 + numbers[maker] * 31 + numbers[taker] * 17 + price * 7 + quantity
             checksum %= 2**64
             trades += 1
