@@ -404,7 +404,9 @@ class Settlement:
     async def _ask(self, name: str, call: Coroutine[Any, Any, T]) -> T | LedgerError:
         """Whatever a ledger does, as a value. No answer, and a fault of the adapter, leave the outcome unknown."""
         try:
-            return await asyncio.wait_for(call, self._options.answer_seconds)
+            # Not ``wait_for``: on Python 3.11 it can swallow a cancel that comes together with the answer.
+            async with asyncio.timeout(self._options.answer_seconds):
+                return await call
         except TimeoutError:
             return OutcomeUnknown(f"no answer within {self._options.answer_seconds} seconds")
         except ConfigError as error:
@@ -442,6 +444,7 @@ async def notices(outbox: Outbox) -> list[str]:
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     """Until the event or for so long."""
     try:
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await event.wait()
     except TimeoutError:
         return
