@@ -10,6 +10,7 @@ from gateway.settlement.adapter import (
     Cursor,
     Health,
     Instruction,
+    Kind,
     LedgerAdapter,
     LedgerError,
     LedgerEvent,
@@ -17,12 +18,22 @@ from gateway.settlement.adapter import (
     Reason,
     Receipt,
 )
+from gateway.settlement.memory import MemoryLedger
 
 T = TypeVar("T")
 
 
 class Crash(BaseException):
     """The process ends here. Not an Exception, so that nothing on the way can handle it."""
+
+
+class StrictLedger(MemoryLedger):
+    """Not forgiving: a relay that sends what this ledger has already has not asked first, and is found out."""
+
+    def _submit(self, ins: Instruction) -> Receipt:
+        if ins.kind is not Kind.OPENING and ins.id in self._instructions:
+            raise AssertionError(f"{ins.id} was sent again without asking")
+        return super()._submit(ins)
 
 
 class FaultyLedger:

@@ -38,7 +38,7 @@ from gateway.settlement.memory import MemoryLedger
 from gateway.settlement.reconcile import BreakClass
 from gateway.settlement.relay import LEDGER_FILE, OUTBOX_FILE, cut_off_ns
 from gateway.settlement.sqlite import SqliteLedger
-from tests.settlement.faulty import Crash, FaultyLedger
+from tests.settlement.faulty import Crash, FaultyLedger, StrictLedger
 from tests.settlement.world import NEXT_DATE, SETTLE_DATE, TRADE_DATE, Clock, day, instruction, listed, traded
 
 TOKEN = "KDX-2107"
@@ -689,10 +689,10 @@ async def live(settlement: Settlement, clock: Clock) -> None:
     settlement.verify_log(len(HISTORY))
 
 
-async def crash_and_recover(directory: Path, ledger_of: Callable[[Path, Clock], MemoryLedger], at: int | None) -> int:
+async def crash_and_recover(directory: Path, at: int | None) -> int:
     """Live with a crash at the at-th point, then without; returns how many points a life has."""
     clock, points = Clock(), 0
-    memory = ledger_of(directory, clock)
+    memory = StrictLedger(clock)
 
     def point(name: str) -> None:
         nonlocal points
@@ -750,17 +750,17 @@ async def check_all_settled_exactly_once(settlement: Settlement, ledger: MemoryL
 
 
 async def test_a_crash_at_any_point_settles_everything_exactly_once(tmp_path: Path) -> None:
-    points = await crash_and_recover(tmp_path / "whole", lambda _, clock: MemoryLedger(clock), None)
+    points = await crash_and_recover(tmp_path / "whole", None)
     assert points > 25
     for at in range(1, points + 1):
-        await crash_and_recover(tmp_path / str(at), lambda _, clock: MemoryLedger(clock), at)
+        await crash_and_recover(tmp_path / str(at), at)
 
 
 async def test_two_crashes_in_a_row_settle_everything_exactly_once(tmp_path: Path) -> None:
     random_ = random.Random(2)
     for round_ in range(15):
         clock = Clock()
-        memory = MemoryLedger(clock)
+        memory = StrictLedger(clock)
         directory = tmp_path / str(round_)
         for _ in range(3):
             left = random_.randint(1, 60)
@@ -781,6 +781,23 @@ async def test_two_crashes_in_a_row_settle_everything_exactly_once(tmp_path: Pat
         await again.settle()
         await check_all_settled_exactly_once(again, memory)
         await again.close()
+
+
+async def test_a_lost_outbox_is_derived_again_from_the_log_and_moves_nothing(tmp_path: Path) -> None:
+    clock = Clock()
+    settlement = await opened(tmp_path, clock=clock)
+    await live(settlement, clock)
+    before = await settlement.reconcile()
+    await settlement.close()
+    for file in (tmp_path).glob(f"{OUTBOX_FILE}*"):  # noqa: ASYNC240 - a test waits for nobody
+        file.unlink()
+    again = await opened(tmp_path, clock=clock)
+    await live(again, clock)
+    after = await again.reconcile()
+    assert (await again.summary()).states == {EMBEDDED: {State.SETTLED: 4}}
+    assert after.breaks == []
+    assert after.ledgers == before.ledgers
+    await again.close()
 
 
 CHILD = """

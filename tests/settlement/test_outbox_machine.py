@@ -15,8 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from gateway.settlement import EMBEDDED, YEN, Settlement
 from gateway.settlement.adapter import Kind, LedgerError, OutcomeUnknown, Retryable, State, check_move
-from gateway.settlement.memory import MemoryLedger
-from tests.settlement.faulty import Crash, FaultyLedger
+from tests.settlement.faulty import Crash, FaultyLedger, StrictLedger
 from tests.settlement.world import TRADE_DATE, Clock, day, listed, traded
 
 TOKEN = "KDX-2107"
@@ -31,7 +30,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.directory = tempfile.TemporaryDirectory()
         self.clock = Clock()
-        self.memory = MemoryLedger(self.clock)
+        self.memory = StrictLedger(self.clock)
         self.faults: list[tuple[str, str]] = []
         self.log: list[list[object]] = [[listed()], [day(TRADE_DATE)]]
         self.date = TRADE_DATE
