@@ -53,6 +53,13 @@ def broken_links(path: Path, text: str) -> list[str]:
     return broken
 
 
+def lost_paths(text: str) -> list[str]:
+    """Files and folders of this project that the text names in code and that are not there."""
+    rooms = r"(?:engine|gateway|tests|benchmarks|docs|deploy)"
+    named = re.findall(rf"(?<![\w/.])({rooms}/[\w./-]*\w)", " ".join(SPAN.findall(FENCE.sub("", text))))
+    return [path for path in named if not (ROOT / path).exists()]
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """Every ``dojima …`` and ``make …`` in code, as words."""
     lines = [line for block in FENCE.findall(text) for line in block.replace("\\\n", " ").splitlines()]
@@ -96,6 +103,11 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @each_document()
+def test_files_that_are_named_are_there(path: Path) -> None:
+    assert lost_paths(path.read_text()) == []
+
+
+@each_document()
 def test_commands_and_options_exist(path: Path) -> None:
     problems = [f"{' '.join(words)}: {problem}" for words in commands(path.read_text()) if (problem := wrong(words))]
     assert problems == []
@@ -119,6 +131,13 @@ def test_a_broken_link_is_noticed() -> None:
     assert broken_links(here, "[x](no/such/file.md) [y](#no-such-heading) [z](LICENSE) [w](https://example.com)") == [
         "no/such/file.md: no such file",
         "#no-such-heading: no such heading",
+    ]
+
+
+def test_a_lost_file_is_noticed() -> None:
+    assert lost_paths("`engine/core.py`, `engine/nonsense.py` and `python -m pytest tests/nonsense`") == [
+        "engine/nonsense.py",
+        "tests/nonsense",
     ]
 
 
