@@ -126,6 +126,15 @@ def test_only_the_bus_knows_mqtt(path: Path) -> None:
     assert found == []
 
 
+@each(
+    sources("gateway", without=("gateway/bus", "gateway/cli", "gateway/client.py", "gateway/clock.py", "gateway/demo"))
+)
+def test_the_exchange_has_its_clock_handed_in_and_draws_no_numbers(path: Path) -> None:
+    """So that a simulator can drive it. The bus waits for sockets; clients and people live in their own time."""
+    own = {"random", "secrets", "time", "uuid"}
+    assert [f"{line}: {name}" for line, name in imports(ast.parse(path.read_text())) if name in own] == []
+
+
 @each(sources("gateway/settlement"))
 def test_settlement_knows_neither_bus_nor_exchange(path: Path) -> None:
     rooms = ("gateway.bus", "gateway.sequencer", "gateway.service", "gateway.cli", "gateway.client", "gateway.demo")
