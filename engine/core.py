@@ -400,14 +400,14 @@ class Engine:
             return _no_day(instrument)
         rules = instrument.phase_rules
         if rules.new == 0:
-            return _wrong_phase(instrument, "no new orders")
+            return _wrong_phase(instrument, "new orders")
         if instrument.suspended and not instrument.rules.queue_in_halt:
             return _suspended(instrument)
         refusal = _check_offered(command, instrument, validity)
         if refusal is not None:
             return refusal
         if rules.new & validity == 0 or (instrument.suspended and validity & IMMEDIATE):
-            return _wrong_phase(instrument, f"no {TimeInForce(command.time_in_force).name} orders")
+            return _wrong_phase(instrument, f"{TimeInForce(command.time_in_force).name} orders")
         if not _IS_ACCOUNT(command.account):
             text = f"Expected an account of up to 32 printable characters, got {_plain(command.account)}"
             return _Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.account`")
@@ -441,7 +441,7 @@ class Engine:
         refusal = self._check_open(order, command.client_order_id)
         instrument = self._instruments[self._orders.instrument(order)] if order else None
         if refusal is None and instrument is not None and not instrument.phase_rules.cancel:
-            refusal = _wrong_phase(instrument, "no cancels")
+            refusal = _wrong_phase(instrument, "cancels")
         if refusal is not None:
             code = instrument.code if instrument is not None else ""
             self._refuse(member, command.request_id, command, refusal, code, events)
@@ -459,7 +459,7 @@ class Engine:
             return
         instrument = self._instruments[table.instrument(order)]
         if not instrument.phase_rules.amend:
-            refusal = _wrong_phase(instrument, "no amends")
+            refusal = _wrong_phase(instrument, "amends")
         elif instrument.suspended and not instrument.rules.queue_in_halt:
             refusal = _suspended(instrument)
         if refusal is not None:
@@ -1074,22 +1074,13 @@ class Engine:
             instrument.last_price = result.price
             instrument.last_quantity = result.volume
         market = [
-            *self._queue(instrument.book, BUY, 0),
-            *self._queue(instrument.book, SELL, 0),
+            *instrument.book.queue(self._orders, BUY, 0),
+            *instrument.book.queue(self._orders, SELL, 0),
         ]
         for order in sorted(market):
             self._withdraw(order, CancelReason.REMAINDER, "", events)
         if instrument.phase_rules.expires:
             self._expire(instrument, instrument.phase_rules.expires, events)
-
-    def _queue(self, book: Book, side: int, price: int) -> list[int]:
-        """The orders at one price, first in the queue first."""
-        orders: list[int] = []
-        order = book.head(side, price)
-        while order:
-            orders.append(order)
-            order = self._orders.next[order]
-        return orders
 
     def _allocate(self, instrument: Instrument, side: int, volume: int, orders: list[int]) -> list[int]:
         """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach."""
@@ -1104,7 +1095,7 @@ class Engine:
         for price in prices:
             if reached >= volume:
                 break
-            group = self._queue(book, side, price)
+            group = book.queue(table, side, price)
             orders.extend(group)
             quantities.extend([table.open[order] for order in group])
             if instrument.rules.allocation == SIMULTANEOUS_RR:
@@ -1317,12 +1308,14 @@ def _no_day(instrument: Instrument) -> _Refusal:
 
 
 def _wrong_phase(instrument: Instrument, what: str) -> _Refusal:
-    return _Refusal(Reason.WRONG_PHASE, f"{instrument.code} is in {instrument.phase.label}, which takes {what}")
+    text = f"{instrument.code} is in {instrument.phase.label}, which takes no {what}"
+    return _Refusal(Reason.WRONG_PHASE, text)
 
 
 def _suspended(instrument: Instrument) -> _Refusal:
     return _Refusal(
-        Reason.SUSPENDED, f"{instrument.code} is suspended: new orders and amends are refused until it resumes"
+        Reason.SUSPENDED,
+        f"Expected {instrument.code} to be trading, got a suspended book: orders and amends wait for it",
     )
 
 
@@ -1379,7 +1372,7 @@ def _check_offered(command: NewOrder, instrument: Instrument, validity: int) -> 
     rules = instrument.rules
     what = ""
     if rules.order_types & (1 << command.order_type) == 0:
-        what = f"{_plain(OrderType(command.order_type).name)} orders - at `$.order_type`"
+        what = f"{OrderType(command.order_type).name} orders - at `$.order_type`"
     elif rules.validities & validity == 0:
         what = f"{TimeInForce(command.time_in_force).name} orders - at `$.time_in_force`"
     elif command.display_quantity:

@@ -183,17 +183,23 @@ class Book(ABC):
     def check(self) -> None:
         """Raise InvariantBroken if anything contradicts the table or itself. Costs O(orders)."""
 
+    def queue(self, table: OrderTable, side: int, price: int) -> list[int]:
+        """The orders of one queue, earliest first."""
+        orders: list[int] = []
+        order = self.head(side, price)
+        while order:
+            orders.append(order)
+            order = table.next[order]
+        return orders
+
     def orders(self, table: OrderTable, side: int) -> list[int]:
         """Every order of a side in matching priority: without a limit first, then by price, then by time."""
         prices = [0]
         self.levels(side, prices, [])
-        result: list[int] = []
+        orders: list[int] = []
         for price in prices:
-            order = self.head(side, price)
-            while order:
-                result.append(order)
-                order = table.next[order]
-        return result
+            orders.extend(self.queue(table, side, price))
+        return orders
 
 
 class Level:
