@@ -49,6 +49,8 @@ logger = logging.getLogger("dojima")
 OPEN_ORDERS_MAX: Final = 1_000
 #: How often held-back snapshots and the waiting schedule are looked at, in seconds.
 TICK: Final = 0.1
+#: Seconds between two words about how much was done.
+STATUS_EVERY: Final = 10
 #: What a member is told to wait when the exchange itself is full.
 FULL_RETRY_MS: Final = 200
 #: Bytes of log between two words about the progress of a replay.
@@ -262,6 +264,7 @@ class Exchange:
         others = [
             asyncio.create_task(self._keep_schedule(), name="schedule"),
             asyncio.create_task(self._keep_snapshots(), name="snapshots"),
+            asyncio.create_task(self._keep_status(), name="status"),
         ]
         if self.settlement is not None:
             others.append(asyncio.create_task(self.settlement.run(), name="settlement"))
@@ -330,6 +333,24 @@ class Exchange:
             await self.clock.sleep(TICK)
             self._publish(self.market_data.overdue())
 
+    async def _keep_status(self) -> None:
+        """A word now and then about how much was done and what was turned away, when anything was."""
+        before = 0
+        while True:
+            counters = self.counters
+            if self._live and counters.messages != before:
+                before = counters.messages
+                self._say(
+                    "status",
+                    sequence=self.engine.sequence,
+                    messages=counters.messages,
+                    throttled=counters.throttled,
+                    malformed=counters.malformed,
+                    retained=counters.retained,
+                    unknown_member=counters.unknown_member,
+                )
+            await self.clock.sleep(STATUS_EVERY)
+
     # --- the door --------------------------------------------------------------------------------------------------
 
     def connected(self) -> None:
@@ -342,6 +363,10 @@ class Exchange:
             self.bus.send(participant, hello(self.reports.next_report(participant), self.engine.sequence))
         self._say("connected" if self.ready.is_set() else "ready", sequence=self.engine.sequence)
         self.ready.set()
+
+    def alarm(self, text: str) -> None:
+        logger.error("%s", text)
+        self._say("alarm", text=text)
 
     def receive(self, delivery: Delivery) -> None:
         """One message of a member. Answers it, or takes it in."""

@@ -164,6 +164,7 @@ async def serve(directory: Path, config: Config, *, say: Say, until_done: bool =
             will=msgspec.msgpack.encode(Status("down")),
             protocol=config.broker.protocol,
             ca_file=config.broker.ca_file,
+            alarm_bytes=config.broker.alarm_bytes,
         )
         if until_done:
             watchers.append(asyncio.create_task(_until_done(exchange, settlement), name="until done"))

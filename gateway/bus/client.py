@@ -31,6 +31,7 @@ from paho.mqtt.client import MQTT_ERR_SUCCESS
 from paho.mqtt.client import Client as PahoClient
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.bus import topics
 from gateway.bus.port import Delivery, Door
@@ -43,6 +44,9 @@ SOCKET_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 INFLIGHT_MAX: Final = 20_000
 #: Most that may wait in all: their ids have 16 bits.
 OUTSTANDING_MAX: Final = 60_000
+#: What mosquitto says of itself: bytes of messages it holds, and messages it gave up.
+WAITING: Final = "$SYS/broker/store/messages/bytes"
+DISCARDED: Final = "$SYS/broker/publish/messages/dropped"
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_MAX: Final = 5.0
 
@@ -101,6 +105,11 @@ def paho_of(client: aiomqtt.Client) -> PahoClient:
     return paho
 
 
+def _value(code: int | ReasonCode) -> int:
+    """What a broker answered to a subscription, in MQTT 3 or 5."""
+    return code.value if isinstance(code, ReasonCode) else code
+
+
 class _Sink(asyncio.Queue[Message]):
     """The queue aiomqtt is given: it hands each message on at once and stays empty."""
 
@@ -123,8 +132,11 @@ class MqttBus:
         will: bytes,
         protocol: Literal["3.1.1", "5"] = "3.1.1",
         ca_file: str = "",
+        alarm_bytes: int = 0,
     ) -> None:
-        """``session`` names the persistent session: the same after every restart, and of no one else.
+        """``alarm_bytes``: how much may wait at a broker that tells (mosquitto, ``$SYS``) before a person is called.
+
+        ``session`` names the persistent session: the same after every restart, and of no one else.
 
         ``will`` is the status payload which the broker publishes when this connection dies.
         """
@@ -133,6 +145,9 @@ class MqttBus:
         self._will = will
         self._protocol = protocol
         self._ca_file = ca_file
+        self._alarm_bytes = alarm_bytes
+        self._alarmed = False
+        self._discarded = 0
         self._paho: PahoClient | None = None
         self._connection = 0
         self._outstanding: set[int] = set()  # ids of QoS 1 publishes without PUBACK
@@ -170,7 +185,10 @@ class MqttBus:
         early, self._early = self._early or [], None
         for delivery in early:
             self._hand_over(delivery)
-        await client.subscribe(topics.ALL_IN, qos=1)
+        for topic, needed in ((topics.ALL_IN, True), (WAITING, False), (DISCARDED, False)):
+            codes = await client.subscribe(topic, qos=1)
+            if needed and any(_value(code) >= 0x80 for code in codes):
+                raise aiomqtt.MqttError(f"this login may not read {topic}: see deploy/mosquitto/acl")
         logger.info("connected to broker %s", self.address)
         door.connected()
         ended = asyncio.ensure_future(anext(client.messages))  # the sink stays empty: only a disconnect ends it
@@ -224,6 +242,9 @@ class MqttBus:
     # --- in ------------------------------------------------------------------------------------------------------
 
     def _receive(self, message: Message, connection: int) -> None:
+        if message.topic.value.startswith("$"):
+            self._watch(message.topic.value, message.payload)
+            return
         delivery = Delivery(
             topics.participant_of(message.topic.value),
             message.payload,
@@ -243,6 +264,21 @@ class MqttBus:
             # Not a broker's trouble: paho would log it and go on, and an order would vanish.
             self._fault = error
             self._lost.set()
+
+    def _watch(self, topic: str, payload: bytes) -> None:
+        """What the broker says about itself, every few seconds."""
+        assert self._door is not None
+        if not payload.isdigit():
+            return
+        count = int(payload)
+        if topic == DISCARDED:
+            if count > self._discarded:
+                self._door.alarm(f"the broker has discarded {count} messages; members will have to send again")
+            self._discarded = count
+        elif self._alarm_bytes:
+            if count > self._alarm_bytes and not self._alarmed:
+                self._door.alarm(f"{count} bytes of messages wait at the broker, more than {self._alarm_bytes}")
+            self._alarmed = count > self._alarm_bytes
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
         paho = self._paho

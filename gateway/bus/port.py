@@ -32,6 +32,9 @@ class Door(Protocol):
     def connected(self) -> None:
         """The way out is open (again); whatever was sent while it was closed is gone."""
 
+    def alarm(self, text: str) -> None:
+        """Something that a person must look at before messages are lost."""
+
 
 class Bus(Protocol):
     async def run(self, door: Door) -> None:

@@ -135,6 +135,8 @@ class _Screen:
                 )
             case "refused":
                 return f"[yellow]refused[/] {fields['reason']}: {fields['text']}"
+            case "alarm":
+                return f"[red]alarm[/] {fields['text']}"
             case "status":
                 return (
                     f"command {fields['sequence']:,}, {fields['messages']:,} messages,"

@@ -92,3 +92,6 @@ class _NoDoor:
 
     def connected(self) -> None:
         raise AssertionError
+
+    def alarm(self, text: str) -> None:
+        raise AssertionError
