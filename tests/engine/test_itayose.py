@@ -319,5 +319,10 @@ def test_euronext_lets_market_orders_pull_the_price_out_to_the_reference() -> No
     assert price_of({}, {100: 5}, market_buy=20, reference=90, rule="euronext") == Equilibrium(100, 5, 15)
 
 
+def test_euronext_without_a_reference_stays_within_the_limits_in_the_book() -> None:
+    assert price_of({100: 5}, {}, market_sell=20, rule="euronext") == Equilibrium(100, 5, -15)
+    assert price_of({}, {100: 5}, market_buy=20, rule="euronext") == Equilibrium(100, 5, 15)
+
+
 def test_xetra_never_leaves_the_limits_in_the_book() -> None:
     assert price_of({}, {100: 5, 101: 5}, market_buy=20, reference=130, rule="xetra") == Equilibrium(101, 10, 10)
