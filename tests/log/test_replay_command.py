@@ -105,7 +105,7 @@ def test_the_engine_s_number_leads_to_the_same_order(directory: Path) -> None:
         "accepted", "amended", "phase", "refused", "auction", "unfilled", "phase", "cancelled",
     ]  # fmt: skip
     texts = [step["text"] for step in by_name[1]["order"]["steps"]]
-    assert texts[3] == "cancel request a-7 is refused: WRONG_PHASE: KDX-2107 is in PreOpenNCP, which takes no cancels"
+    assert texts[3].startswith("cancel request a-7 is refused: WRONG_PHASE: ")
     assert texts[5] == "nothing for this order: its limit 99,000 is below the price"
 
 
