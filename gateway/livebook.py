@@ -76,16 +76,16 @@ class LiveBook:
 
     async def whole(self) -> None:
         """Wait until nothing is missing."""
-        if not self.is_whole:
-            async for _ in self.changes():
-                if self.is_whole:
-                    return
+        async for _ in self.changes():
+            if self.is_whole:
+                return
         if self._error is not None:
             raise self._error
 
     async def changes(self) -> AsyncIterator[LiveBook]:
-        """Yields the book after each change; changes that came while the reader was busy are one."""
+        """Yields the book as it is, then after each change; changes that came while the reader was busy are one."""
         news = asyncio.Event()
+        news.set()
         self._waiters.add(news)
         try:
             while not self._ended:

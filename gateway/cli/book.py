@@ -137,7 +137,6 @@ def book(
             if once:
                 show_once(found)
             elif json:
-                show_once(found)
                 async for _ in found.changes():
                     show_once(found)
             else:

@@ -44,11 +44,12 @@ def demo(
         bool, typer.Option("--json", help="One JSON object on standard output; progress on standard error.")
     ] = False,
     broker: Annotated[
-        str, typer.Option(help="mqtt://LOGIN:PASSWORD@HOST:PORT of a broker that runs; default: one of our own.")
+        str, typer.Option(help="mqtt://HOST:PORT of a broker that runs already; default: one of our own.")
     ] = "",
-    password: Annotated[
-        str, typer.Option(envvar="DOJIMA_PASSWORD", help="The firms' password, when that broker wants one.")
-    ] = "",
+    secrets: Annotated[
+        Path | None,
+        typer.Option(help="Directory with a file per login holding its password, for a broker that asks for them."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another day.")] = 1,
     seconds: Annotated[int, typer.Option(min=4, max=21_600, help="Real length of the trading day.")] = 24,
     tokens: Annotated[int, typer.Option(min=0, help="Only the first so many tokens; 0: all.")] = 0,
@@ -69,7 +70,7 @@ def demo(
         raise typer.Exit(FAILED) from None
     if directory is None:
         directory = Path(tempfile.mkdtemp(prefix="dojima-demo-"))
-    options = Options(directory.absolute(), seed, seconds, crashes, broker, password, tokens)
+    options = Options(directory.absolute(), seed, seconds, crashes, broker, secrets, tokens)
     console.print(f"Everything is kept in [bold]{options.directory}[/]", soft_wrap=True)
     try:
         summary = asyncio.run(play(options, console))

@@ -32,7 +32,7 @@ from engine.log import LOG_NAME
 from engine.log.replay import replay
 from gateway import config as settings
 from gateway.bus.client import Address
-from gateway.bus.embedded import EmbeddedBroker
+from gateway.bus.embedded import EXCHANGE_LOGIN, EmbeddedBroker
 from gateway.client import Client, ClientError, LiveBook
 from gateway.demo.audit import Audit, TokenDay
 from gateway.demo.member import Progress, Start
@@ -72,7 +72,7 @@ class Options(Struct):
     seconds: int = 24  #: real length of the trading day
     crash_at: list[int] = []  #: percent of the day
     broker: str = ""  #: URL with the exchange's login; "": an embedded one
-    password: str = ""  #: of the firms, when the broker wants one
+    secrets: Path | None = None  #: a file per login with its password, when the broker wants one
     tokens: int = 0  #: so many of the file's tokens; 0: all
     busy: int = 100  #: orders in percent of the usual
 
@@ -176,6 +176,10 @@ class Day:
                 broker = await stack.enter_async_context(await EmbeddedBroker.start())
                 url, exchange_url = broker.url, broker.exchange_url
             address = Address.parse(exchange_url)
+            if not address.user:
+                address = msgspec.structs.replace(address, user=EXCHANGE_LOGIN)
+            if not address.password:
+                address = msgspec.structs.replace(address, password=self._password(address.user))
             self.tell("broker", url=url if not options.broker else str(address))
             members_url = str(msgspec.structs.replace(address, user="", password=""))
             self.stage = "starting the firms"
@@ -229,6 +233,11 @@ class Day:
             await settlement.close()
         self.tell("prepared", directory=str(directory), tokens=len(self.tokens), firms=list(FIRMS))
 
+    def _password(self, login: str) -> str:
+        if self.options.secrets is None:
+            return ""
+        return (self.options.secrets / login).read_text(encoding="utf-8").strip()
+
     async def _until(self, condition: Callable[[], bool], tasks: list[asyncio.Task[None]]) -> None:
         """Wait for something to become true; a process that ends before its time ends the demo."""
         while not condition():
@@ -264,7 +273,7 @@ class Day:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=errors,
-                env={**os.environ, "DOJIMA_PASSWORD": self.options.password},
+                env={**os.environ, "DOJIMA_PASSWORD": self._password(firm)},
                 start_new_session=True,  # Ctrl-C is for the demo, which ends its children
             )
         assert process.stdin is not None
@@ -417,7 +426,8 @@ class Day:
         shown = sorted(self.tokens, key=lambda token: -token.size)[:SHOWN]
         async with contextlib.AsyncExitStack() as stack:
             client = await stack.enter_async_context(
-                Client(url, "viewer", self.options.password, market_data_only=True, timeout=60.0)
+                # Any login reads the market data; this one exists on a broker with passwords as well.
+                Client(url, FIRMS[0], self._password(FIRMS[0]), market_data_only=True, timeout=60.0)
             )
             async with asyncio.TaskGroup() as group:
                 for token in shown:
