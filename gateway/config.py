@@ -138,6 +138,7 @@ class Limits(_Section, frozen=True):
     member_waiting_bytes: Positive = 8 * 1024 * 1024
     member_rate: Positive = 50_000  #: commands a second on average (a message without commands counts as one)
     member_burst: Positive = 100_000
+    member_questions: Positive = 20  #: questions a second (resend_from, open_orders), each of which walks far
     members: Positive = 1_000  #: how many different members are served when ``members`` is "any"
     batch_commands: Positive = 16_384  #: most commands in one record of the log
 
@@ -154,7 +155,7 @@ class MarketData(_Section, frozen=True):
 
 
 class Log(_Section, frozen=True):
-    mark_every: Positive = 100_000  #: commands between two digest marks; the end of a book's day writes one too
+    mark_every: Positive = 100_000  #: commands between two digest marks, more in a long log; the close writes one too
 
 
 class Settlement(_Section, frozen=True):

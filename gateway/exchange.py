@@ -8,6 +8,7 @@ back, and lets the schedule move the phases.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 import re
@@ -109,10 +110,11 @@ class Counters:
 class _Sender:
     """One member as the intake sees it."""
 
-    __slots__ = ("bucket", "deriving")
+    __slots__ = ("bucket", "deriving", "questions")
 
     def __init__(self, limits: settings.Limits) -> None:
         self.bucket = TokenBucket(limits.member_rate, limits.member_burst)
+        self.questions = TokenBucket(limits.member_questions, 2 * limits.member_questions)
         self.deriving = False
 
 
@@ -409,6 +411,12 @@ class Exchange:
             if wait:
                 self._throttle(delivery, f"at most {self.config.limits.member_rate} commands a second", wait)
                 return
+        questions = request.open_orders + (request.resend_from is not None)
+        if questions:
+            wait = sender.questions.take(questions, now)
+            if wait:
+                self._throttle(delivery, f"at most {self.config.limits.member_questions} questions a second", wait)
+                return
         if count:
             full = self._share.enter(participant, count, len(payload))
             if full:
@@ -523,7 +531,8 @@ class Exchange:
         self.bus.send(participant, hello(self.reports.next_report(participant), self.engine.sequence))
 
     async def _derive_here(self, participant: str, first: int, count: int) -> list[bytes]:
-        return await asyncio.to_thread(derive, self._log.reader(), participant, first, count)
+        with contextlib.closing(self._log.reader()) as reader:
+            return await asyncio.to_thread(derive, reader, participant, first, count)
 
 
 def _kind(command: SetTickTable | SetLimitTable) -> str:

@@ -20,6 +20,7 @@ from gateway.bus import topics
 from gateway.bus.embedded import BrokerFailed, EmbeddedBroker
 from gateway.bus.messages import Fill, Hello, MessageError
 from gateway.service import broker_url
+from gateway.settlement import Settlement, State
 from tests.conftest import processes_with
 from tests.gateway.market import buy, sell
 from tests.gateway.process import SETTINGS, ExchangeProcess, exchange, member
@@ -186,8 +187,40 @@ async def test_old_reports_are_read_by_a_process_of_its_own(directory: Path):
             assert alfa.reports() == {number: report for number, report in first.items() if number >= 3}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_cleanly_and_says_down(directory: Path, number: signal.Signals):
+async def test_a_market_lives_its_days_settles_and_ends_by_itself_when_told_to(directory: Path):
+    (directory / "dojima.toml").write_text(
+        """
+        [clock]
+        factor = 3000
+        start = "2026-11-24T08:59:00+09:00"
+        skip_idle = true
+        [schedule]
+        days = 3
+        open_days = 1
+        [settlement]
+        openings = "openings.csv"
+        [[instrument]]
+        instrument = "KDX-1"
+        """
+    )
+    (directory / "openings.csv").write_text("account,asset,quantity\nalfa,YEN,1000000\nbravo,KDX-1,10\n")
+    async with exchange(directory, "--until-done") as running:
+        await running.until("phase")
+        async with member(running.url, "alfa") as alfa, member(running.url, "bravo") as bravo:
+            await alfa.send(buy("a-1", 100_000, 5, "KDX-1"))
+            await bravo.send(sell("b-1", 100_000, 5, "KDX-1"))
+            assert isinstance((await alfa.until_reports(2))[2].event, Fill)
+        assert await asyncio.wait_for(running.process.wait(), 60) == 0
+    assert replay(directory).engine.date == 20261126
+    settlement = await Settlement.open(directory, market="DOJIMA", clock=time.time_ns)
+    try:
+        assert (await settlement.summary()).count(State.SETTLED) == 1
+        assert (await settlement.reconcile()).agrees
+    finally:
+        await settlement.close()
+
+
+async def test_ctrl_c_ends_it_cleanly_and_says_down(directory: Path):
     async with await EmbeddedBroker.start() as broker:
         async with (
             exchange(directory, "--broker", broker.exchange_url) as running,
@@ -202,7 +235,7 @@ async def test_a_signal_ends_it_cleanly_and_says_down(directory: Path, number: s
                     if states[-1]:
                         return
 
-            running.process.send_signal(number)
+            running.process.send_signal(signal.SIGINT)
             await asyncio.wait_for(read(), 20)
             assert await running.process.wait() == 0
         assert states[-1]

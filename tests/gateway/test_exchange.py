@@ -20,7 +20,7 @@ from engine.log.replay import replay
 from engine.log.storage import StoredFile
 from engine.types import Reason, Side
 from gateway.bus.codec import Refused, decode
-from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Fill, Hello, Inbound, Reports
+from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Fill, Hello, Inbound, OpenOrders, Reports
 from tests.gateway.market import buy, market, sell
 
 
@@ -358,6 +358,16 @@ async def test_a_member_beyond_its_rate_is_told_when_to_come_back():
         m.clock.machine_ns += errors[0].retry_after_ms * 1_000_000
         m.send("alfa", buy("a-5", 100, 1))
         await m.until_reports("alfa", 6)
+
+
+async def test_questions_have_a_rate_of_their_own_because_each_walks_far():
+    async with market(text="[limits]\nmember_questions = 2\n") as m:
+        for _ in range(6):
+            m.send("alfa", open_orders=True)
+        assert len(m.answers("alfa", OpenOrders)) == 4
+        assert [error.code for error in m.errors("alfa")] == ["THROTTLED"] * 2
+        m.send("alfa", buy("a-1", 100, 1))
+        await m.until_reports("alfa", 1)
 
 
 async def test_one_members_flood_is_refused_while_others_find_room():
