@@ -160,7 +160,7 @@ class Log(_Section, frozen=True):
 
 class Settlement(_Section, frozen=True):
     enabled: bool = True
-    openings: str = ""  #: opening balances on the embedded ledger, a CSV with the columns account,asset,quantity
+    openings: str = ""  #: opening balances, a CSV with the columns account,asset,quantity; asset JPY or a code
 
 
 class Config(_Section, frozen=True):

@@ -109,12 +109,12 @@ def test_the_brokers_password_comes_from_its_file_or_the_environment(tmp_path: P
 
 
 def test_opening_balances_have_a_reference_that_stays_the_same(tmp_path: Path):
-    (tmp_path / "openings.csv").write_text("account,asset,quantity\nalfa,YEN,1000000\nalfa,KDX-1,50\n")
+    (tmp_path / "openings.csv").write_text("account,asset,quantity\nalfa,JPY,1000000\nalfa,KDX-1,50\n")
     config = parse('[settlement]\nopenings = "openings.csv"')
     first = settings.openings(config, tmp_path)
     assert first == settings.openings(config, tmp_path)
-    assert [row[:3] for row in first] == [("alfa", "YEN", 1_000_000), ("alfa", "KDX-1", 50)]
-    (tmp_path / "openings.csv").write_text("account,asset,quantity\nalfa,YEN,-5\n")
+    assert [row[:3] for row in first] == [("alfa", "JPY", 1_000_000), ("alfa", "KDX-1", 50)]
+    (tmp_path / "openings.csv").write_text("account,asset,quantity\nalfa,JPY,-5\n")
     with pytest.raises(ConfigError, match=r"openings\.csv:2"):
         settings.openings(config, tmp_path)
 

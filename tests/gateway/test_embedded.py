@@ -203,7 +203,7 @@ async def test_a_market_lives_its_days_settles_and_ends_by_itself_when_told_to(d
         instrument = "KDX-1"
         """
     )
-    (directory / "openings.csv").write_text("account,asset,quantity\nalfa,YEN,1000000\nbravo,KDX-1,10\n")
+    (directory / "openings.csv").write_text("account,asset,quantity\nalfa,JPY,1000000\nbravo,KDX-1,10\n")
     async with exchange(directory, "--until-done") as running:
         await running.until("phase")
         async with member(running.url, "alfa") as alfa, member(running.url, "bravo") as bravo:
