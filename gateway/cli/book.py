@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from engine.types import PHASE_LABELS, Phase
-from gateway.cli.client import DEFAULT_URL, Json, Password, Timeout, Url, console, errors, run
+from gateway.cli.client import DEFAULT_URL, Directory, Json, Password, Timeout, Url, broker_of, console, errors, run
 from gateway.client import Client, LiveBook
 
 #: Tokyo's time of day; Japan has no summer time.
@@ -120,6 +120,7 @@ def picture(book: LiveBook, depth: int) -> Panel:
 def book(
     instrument: Annotated[str, typer.Argument(help="The token's code, for instance KDX-2107.")],
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     participant: Annotated[
         str, typer.Option("--participant", "-p", envvar="DOJIMA_PARTICIPANT", help="The login at the broker.")
     ] = "viewer",
@@ -132,7 +133,9 @@ def book(
     """Watch one instrument live: depth, phase, indicative price, tape. Ctrl-C ends."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout, market_data_only=True) as client:
+        async with Client(
+            broker_of(url, directory), participant, password, timeout=timeout, market_data_only=True
+        ) as client:
             found = await client.book(instrument)
             if once:
                 show_once(found)

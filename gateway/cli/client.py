@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from enum import IntEnum, StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -30,6 +31,7 @@ from gateway.client import (
     OrderState,
 )
 from gateway.position import PositionUnusable
+from gateway.service import broker_url
 
 app = typer.Typer(
     help="Trade as a member: submit, cancel and amend orders, look at open orders and reports.",
@@ -42,6 +44,9 @@ errors = Console(stderr=True, highlight=False)
 
 Url = Annotated[
     str, typer.Option("--url", envvar="DOJIMA_URL", help="The broker: mqtt://host:port or mqtts://host:port.")
+]
+Directory = Annotated[
+    Path | None, typer.Option("--dir", help="Directory of an exchange on this machine: its broker is used.")
 ]
 Participant = Annotated[
     str, typer.Option("--participant", "-p", envvar="DOJIMA_PARTICIPANT", help="The member firm, which is the login.")
@@ -65,6 +70,16 @@ class Validity(StrEnum):
     GTC = "gtc"
     ON_OPEN = "on-open"
     ON_CLOSE = "on-close"
+
+
+def broker_of(url: str, directory: Path | None) -> str:
+    """Where to connect to. Raises ``ValueError`` for a directory in which no exchange runs."""
+    if directory is None:
+        return url
+    try:
+        return broker_url(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"Expected the directory of a running exchange, got {directory} ({error})") from None
 
 
 # --- words -----------------------------------------------------------------------------------------------------------
@@ -159,6 +174,7 @@ def submit(
     price: Annotated[int, typer.Argument(help="Limit in the instrument's price units; none: a market order.")] = 0,
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     validity: Annotated[Validity, typer.Option(help="How long the order lives.")] = Validity.DAY,
     account: Annotated[str, typer.Option(help="Your own opaque client reference.")] = "",
@@ -170,7 +186,7 @@ def submit(
     """Send an order and say what the exchange answered."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout) as client:
+        async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             reports = client.reports()
             (order,) = await client.submit(
                 client.new_order(
@@ -208,6 +224,7 @@ def cancel(
     order_id: Annotated[str, typer.Argument(help="The client_order_id of the order.")],
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -215,7 +232,7 @@ def cancel(
     """Take an order out of the market."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout) as client:
+        async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             return await answer(client, CancelOrder(client.next_id(), order_id), json)
 
     run(work)
@@ -228,6 +245,7 @@ def amend(
     price: Annotated[int, typer.Option(help="New limit; 0 leaves it.")] = 0,
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -235,7 +253,7 @@ def amend(
     """Change quantity or price of an order. A smaller quantity keeps its place in the queue."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout) as client:
+        async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             return await answer(client, AmendOrder(client.next_id(), order_id, quantity, price), json)
 
     run(work)
@@ -247,6 +265,7 @@ def mass_cancel(
     side: Annotated[SideName | None, typer.Option(help="Only orders of this side.")] = None,
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -254,7 +273,7 @@ def mass_cancel(
     """Take all your open orders out of the market, or those that meet every condition given."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout) as client:
+        async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             wanted = None if side is None else Side[side.name]
             return await answer(client, MassCancel(client.next_id(), instrument, wanted), json)
 
@@ -265,6 +284,7 @@ def mass_cancel(
 def orders(
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -272,7 +292,7 @@ def orders(
     """Show your open orders."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout) as client:
+        async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             found = await client.open_orders()
         if json:
             for order in found:
@@ -321,6 +341,7 @@ def reports(
     first: Annotated[int, typer.Option("--from", min=1, help="Number of the first report.")] = 1,
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -328,7 +349,7 @@ def reports(
     """Show what you were told so far, from a number on."""
 
     async def work() -> int:
-        client = Client(url, participant, password, timeout=timeout, start_at=first)
+        client = Client(broker_of(url, directory), participant, password, timeout=timeout, start_at=first)
         stream = client.reports()
         async with client:
             while stream.waiting:
@@ -342,6 +363,7 @@ def reports(
 def watch(
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
+    directory: Directory = None,
     password: Password = "",
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -349,7 +371,7 @@ def watch(
     """Show your reports as they come, until Ctrl-C."""
 
     async def work() -> int:
-        async with Client(url, participant, password, timeout=timeout) as client:
+        async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             if not json:
                 errors.print(f"reports of {participant} from number {client.next_report} on; Ctrl-C ends")
             async for report in client.reports():

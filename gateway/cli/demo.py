@@ -119,7 +119,7 @@ def sentence(event: str, fields: dict[str, Any]) -> str:
         case "exchange_ready":
             if fields["restarts"]:
                 return f"exchange is back (process {fields['pid']}): {fields['sequence']:,} commands replayed"
-            return f"exchange is up (process {fields['pid']})"
+            return f"exchange is up (process {fields['pid']}); it may be killed at any time"
         case "phase":
             return f"{fields['phase']}"
         case "day":

@@ -204,7 +204,7 @@ async def test_the_commands_of_the_shell_trade(road: Road) -> None:
         assert (amended["event"], amended["kept_priority"]) == ("amended", True)
         (order,) = await dojima("client", "orders")
         assert (order["client_order_id"], order["open_quantity"]) == ("shell-1", 8)
-        (shown,) = await dojima("book", "KDX-2107", "--once")
+        (shown,) = await dojima("book", "KDX-2107", "--once", "--dir", str(road.directory))
         assert (shown["bids"], shown["whole"]) == ([[100_000, 8]], True)
         (cancelled,) = await dojima("client", "cancel", "shell-1")
         assert cancelled["event"] == "cancelled"
