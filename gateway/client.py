@@ -41,6 +41,7 @@ from engine.commands import PARTICIPANT_PATTERN, AmendOrder, CancelOrder, MassCa
 from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
 from engine.types import CancelReason, OrderType, Reason, Side, TimeInForce
 from gateway.bus import topics
+from gateway.bus.client import Address
 from gateway.bus.link import Link, LinkDown, LinkRefused, connect
 from gateway.bus.messages import (
     BATCH_MAX,
@@ -80,7 +81,7 @@ class ClientError(Exception):
     * ClientError
       + CannotConnect     no connection to the broker, or it refuses the login
       + NotAnswering      the broker is there, the exchange did not answer in time
-      + BadCommand        not a command of the contract; nothing was sent
+      + BadCommand        not a command of the contract, or not a broker's address; nothing was sent
       + Refused           the exchange declined a command: ``reason``, ``text``, ``event``
       + MessageRefused    the exchange did not take a message as a whole: ``code``
       + AnotherMarket     the exchange has fewer reports than this client has read: another log
@@ -350,6 +351,11 @@ class Client:
         self.orders: dict[str, Order] = {}  #: by client_order_id: those open or not yet answered
         self.resent = 0  #: commands sent again
         self.gaps = 0  #: holes in the reports that were noticed
+        if link is None:
+            try:
+                Address.parse(url)
+            except ValueError as error:
+                raise BadCommand(str(error)) from None
         self._connect = link or (lambda: connect(url, username or participant, password, protocol=protocol))
         self._position_path = Path(position) if position is not None else None
         self._position: Position | None = None
@@ -407,7 +413,7 @@ class Client:
             self._question()
         else:
             self._ask_from = self._next
-        self._runner = asyncio.create_task(self._run(), name=f"dojima client {self.participant}")
+        self._runner = asyncio.create_task(self._guard(), name=f"dojima client {self.participant}")
         try:
             async with asyncio.timeout(self._timeout):
                 await self._synced.wait()
@@ -472,8 +478,20 @@ class Client:
         if self._failure is not None:
             raise self._failure
 
+    async def _guard(self) -> None:
+        """Whatever ends the client is told to all who wait, and to whoever asks next."""
+        try:
+            await self._run()
+        except ClientError as error:
+            self._fail(error)
+        except LinkRefused as error:
+            self._fail(CannotConnect(str(error)))
+        except Exception as error:
+            log.exception("%s: the client stopped", self.participant)
+            self._fail(ClientError(f"the client stopped: {type(error).__name__}: {error}"))
+
     async def _run(self) -> None:
-        """Keep a connection; while there is one, read and write."""
+        """Keep a connection; while there is one, read and write. Returns never."""
         delay = 0.1
         while True:
             try:
@@ -492,23 +510,11 @@ class Client:
                         group.create_task(self._write(link))
             except LinkDown as error:
                 self._trouble = str(error)
-            except LinkRefused as error:
-                self._fail(CannotConnect(str(error)))
-                return
-            except ClientError as error:
-                self._fail(error)
-                return
-            except ExceptionGroup as group_error:
-                down, other = group_error.split(LinkDown)
-                if other is not None:
-                    first = other.exceptions[0]
-                    while isinstance(first, ExceptionGroup):
-                        first = first.exceptions[0]
-                    self._fail(first if isinstance(first, ClientError) else _as_failure(first))
-                    if not isinstance(first, ClientError | LinkRefused):
-                        raise
-                    return
-                self._trouble = str(down.exceptions[0]) if down is not None else ""
+            except ExceptionGroup as errors:
+                down, others = errors.split(LinkDown)
+                if others is not None:
+                    raise _first(others) from errors
+                self._trouble = str(_first(down)) if down is not None else ""
             finally:
                 self.connected = False
                 self._link = None
@@ -1160,11 +1166,10 @@ def _as_order(client: Client, found: OpenOrder) -> Order:
     return order
 
 
-def _as_failure(error: BaseException) -> ClientError:
-    """What readers and waiting orders are told when something else than the connection broke."""
-    if isinstance(error, LinkRefused):
-        return CannotConnect(str(error))
-    return ClientError(f"the client stopped: {type(error).__name__}: {error}")
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """The first of the errors that ended the tasks of a connection."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 __all__ = [

@@ -20,6 +20,7 @@ from gateway.client import (
     BadCommand,
     CannotConnect,
     Client,
+    ClientError,
     Closed,
     Fill,
     MessageRefused,
@@ -403,6 +404,26 @@ async def test_no_broker_and_no_exchange_are_told_apart(exchange: FakeExchange) 
     with pytest.raises(NotAnswering, match="Is `dojima run` up"):
         async with client_of(exchange, timeout=0.2):
             pass
+
+
+async def test_what_is_no_address_of_a_broker_is_told_at_once() -> None:
+    with pytest.raises(
+        BadCommand, match="Expected a broker URL mqtt://host:port or mqtts://host:port, got 'localhost'"
+    ):
+        Client("localhost", "alpha")
+
+
+async def test_a_fault_inside_ends_the_client_and_is_told_to_all_who_wait(exchange: FakeExchange) -> None:
+    async with within(), client_of(exchange) as client:
+        reports = client.reports()
+        order = await client.buy("KDX-2107", 10, 100)
+        await order.accepted()
+        exchange.links[0].queue.put_nowait(("dojima/v1/out/alpha", None, False))  # type: ignore[arg-type]
+        with pytest.raises(ClientError, match="the client stopped: TypeError"):
+            await order.done()
+        with pytest.raises(ClientError, match="the client stopped"):
+            async for _ in reports:
+                pass
 
 
 async def test_an_unknown_member_is_told_so(exchange: FakeExchange) -> None:
