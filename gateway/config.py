@@ -31,6 +31,7 @@ from engine.commands import (
 )
 from engine.types import PHASE_LABELS, Phase
 from gateway.bus.embedded import EXCHANGE_LOGIN
+from gateway.settlement.adapter import YEN
 
 CONFIG_NAME: Final = "dojima.toml"
 #: Environment variable with the broker's password.
@@ -338,7 +339,8 @@ def openings(config: Config, directory: Path) -> list[tuple[str, str, int, str]]
                 if not (row.get("account") and row.get("asset") and quantity.isascii() and quantity.isdigit()):
                     raise ConfigError(f"{path.name}:{line}: Expected account, asset and a whole quantity, got {row!r}")
                 reference = f"opening {row['account']} {row['asset']}"
-                found.append((row["account"], row["asset"], int(quantity), reference))
+                asset = YEN if row["asset"] == "JPY" else row["asset"]
+                found.append((row["account"], asset, int(quantity), reference))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"settlement.openings: {error}") from error
     return found

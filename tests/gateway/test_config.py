@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from gateway import config as settings
 from gateway.cli.config import TEMPLATE, config_app
 from gateway.config import Config, ConfigError, parse, to_toml
+from gateway.settlement import YEN
 
 runner = CliRunner()
 
@@ -113,7 +114,7 @@ def test_opening_balances_have_a_reference_that_stays_the_same(tmp_path: Path):
     config = parse('[settlement]\nopenings = "openings.csv"')
     first = settings.openings(config, tmp_path)
     assert first == settings.openings(config, tmp_path)
-    assert [row[:3] for row in first] == [("alfa", "JPY", 1_000_000), ("alfa", "KDX-1", 50)]
+    assert [row[:3] for row in first] == [("alfa", YEN, 1_000_000), ("alfa", "KDX-1", 50)]
     (tmp_path / "openings.csv").write_text("account,asset,quantity\nalfa,JPY,-5\n")
     with pytest.raises(ConfigError, match=r"openings\.csv:2"):
         settings.openings(config, tmp_path)
