@@ -208,7 +208,7 @@ def picture(day: Day) -> Panel:
         )
     state = Text(f"{day.stage}", "bold")
     if day.restarts:
-        state.append(f", exchange started again {day.restarts} times")
+        state.append(f", exchange started again {times(day.restarts)}")
     if day.instructions:
         state.append(f", {day.settled:,} of {day.instructions:,} instructions settled")
     return Panel(
@@ -217,6 +217,10 @@ def picture(day: Day) -> Panel:
         border_style="blue",
         expand=False,
     )
+
+
+def times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def spark(prices: list[int]) -> str:
@@ -262,7 +266,8 @@ def show(summary: Summary, console: Console) -> None:
     console.print(f"Refused     {refused or 'nothing'}", soft_wrap=True)
     if summary.restarts:
         console.print(
-            f"Crashes     the exchange was started again {summary.restarts} times ({summary.crashes} kills asked for); "
+            f"Crashes     the exchange was started again {times(summary.restarts)}, "
+            f"{summary.crashes} of its ends were asked for; "
             f"{summary.resent:,} commands sent again, {summary.repeats:,} answered as repeats",
             soft_wrap=True,
         )
