@@ -9,23 +9,39 @@ How a command goes: who sent it and under which id (*identities*), may it be don
 first that fails is named), do it (*changes*), say what happened (*events*). The order of checks is market-rules 7:
 instrument, day, phase, halt; then what is offered; then quantity and lot; then price, tick, daily limits, value.
 
-State: one ``OrderTable`` for all books, one ``Instrument`` per book, one ``_Member`` per firm. Every id that a member
+State: one ``OrderTable`` for all books, one ``Instrument`` per book, one ``Member`` per firm. Every id that a member
 ever used is remembered with a fingerprint of what was asked and with the outcome, so that asking again is harmless for
 the life of the log. An accepted order or cancel costs two integers there; the answer is rebuilt from the order's row.
 """
 
 from __future__ import annotations
 
-import re
 from hashlib import blake2b
 from typing import Final
-from zlib import adler32, crc32
 
 import msgspec
 
-from engine.calendar import Calendar, DateOutside
+from engine.checks import (
+    Refusal,
+    beyond_limits,
+    check_offered,
+    check_price,
+    check_quantity,
+    check_uncrossed,
+    is_account,
+    is_code,
+    is_id,
+    is_participant,
+    no_day,
+    number,
+    off_tick,
+    phase_label,
+    plain,
+    suspended,
+    unknown_instrument,
+    wrong_phase,
+)
 from engine.commands import (
-    PARTICIPANT_PATTERN,
     AmendOrder,
     CancelOrder,
     Command,
@@ -54,15 +70,15 @@ from engine.events import (
     InstrumentListed,
     MassCancelled,
     PhaseChanged,
-    ReferenceDataSet,
     ReferencePriceSet,
     Rejected,
     Traded,
     TradingStateChanged,
 )
 from engine.faults import InvariantBroken
-from engine.market import DatedTables, DeferredMassCancel, Instrument, InstrumentView, OrderView
-from engine.matching import continuous
+from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Identities, Member, encode
+from engine.market import DeferredMassCancel, Instrument, InstrumentView, OrderView
+from engine.matching import auction, continuous
 from engine.matching.book import (
     BUY,
     GONE,
@@ -75,11 +91,10 @@ from engine.matching.book import (
     ReferenceBook,
     pack_terms,
 )
-from engine.matching.itayose import SIMULTANEOUS_RR, Equilibrium, allocate, equilibrium, pair
+from engine.matching.itayose import Equilibrium
 from engine.profiles import (
     AUCTION,
     IMMEDIATE,
-    MARKET,
     OVERNIGHT,
     PROFILES,
     REPLACE_CANCEL_LIVE,
@@ -87,92 +102,17 @@ from engine.profiles import (
     TRADE,
     Rules,
 )
-from engine.tables import LIMIT_TABLES, TICK_TABLES, LimitTable, TickTable
+from engine.reference_data import DayPlan, ReferenceData
+from engine.tables import TICK_TABLES, LimitTable, TickTable
 from engine.types import (
     PRICE_MAX,
-    QUANTITY_MAX,
-    VALUE_MAX,
     CancelReason,
     OrderType,
     Phase,
     Reason,
-    SelfTrade,
     Side,
     TimeInForce,
 )
-
-_IS_PARTICIPANT: Final = re.compile(PARTICIPANT_PATTERN.strip("^$")).fullmatch
-_IS_ID: Final = re.compile(r"[!-~]{1,36}").fullmatch
-_IS_ACCOUNT: Final = re.compile(r"[!-~]{0,32}").fullmatch
-_IS_CODE: Final = re.compile(r"[A-Z0-9-]{1,12}").fullmatch
-
-#: A limit table of this name is none: the instrument has no daily limits.
-NO_LIMITS: Final = "none"
-
-#: The digest hashes rows and records by blocks of this many. Part of its definition: changing it changes every digest.
-_BLOCK: Final = 4096
-
-# What is remembered about an id: in the low bits what became of it, above them an index.
-_ORDER: Final = 0  #: an order was accepted: its number
-_WAITING_ORDER: Final = 1  #: the same, outside the book at first
-_CANCEL: Final = 2  #: an order was cancelled: its number
-_EVENT: Final = 3  #: any other answer: its place among the kept events
-
-
-class _Refusal:
-    """Why a command is declined, before it becomes an event."""
-
-    def __init__(self, reason: Reason, text: str) -> None:
-        self.reason: Final = reason
-        self.text: Final = text
-
-
-class _Member:
-    """One firm, known from its first well-formed command on."""
-
-    def __init__(self, index: int, name: str) -> None:
-        self.index: Final = index
-        self.name: Final = name
-        self.records: Final[dict[str, int]] = {}  #: client_order_id or request_id to its record
-
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-def _fingerprint(command: MemberCommand) -> int:
-    """63 bits over all fields of a command: two commands under one id are the same when these are.
-
-    Not Python's ``hash``, which differs between runs. Values far beyond the wire's bounds, which only a caller of the
-    library can send, have no encoding; they are spelled out instead, to be refused like any other.
-    """
-    try:
-        content = _encode(command)
-    except (OverflowError, ValueError):
-        values = [getattr(command, field) for field in command.__struct_fields__]
-        spelled = [format(value, "x") if isinstance(value, int) else ascii(value) for value in values]
-        content = " ".join([type(command).__name__, *spelled]).encode()
-    return crc32(content) << 31 ^ adler32(content)
-
-
-def _is_date(date: int) -> bool:
-    if not 0 < date <= 99991231:
-        return False
-    try:
-        Calendar(date, date, [])  # the calendar knows which dates exist
-    except DateOutside:
-        return False
-    return True
-
-
-def _number(value: int) -> str:
-    """An integer for a message. Python refuses to print those of many thousand digits, and nobody would read them."""
-    return str(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
-
-
-def _plain(text: str) -> str:
-    """A member's malformed text, safe to print and to encode."""
-    shown = ascii(text)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 class Engine:
@@ -189,18 +129,10 @@ class Engine:
         self._orders: Final = OrderTable()
         self._instruments: Final[list[Instrument]] = []
         self._by_code: Final[dict[str, Instrument]] = {}
-        self._members: Final[list[_Member]] = []
-        self._by_name: Final[dict[str, _Member]] = {}
-        self._fingerprints: Final[list[int]] = []
-        self._outcomes: Final[list[int]] = []
-        self._kept: Final[list[Event]] = []
-        self._tick_tables: Final = DatedTables(TICK_TABLES)
-        self._limit_tables: Final = DatedTables(LIMIT_TABLES)
-        self._calendar: Calendar | None = None
-        # Digests of blocks that can no longer change, by number: a cache, no part of the state.
+        self._identities: Final = Identities()
+        self._reference: Final = ReferenceData()
+        #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
         self._rows_digests: Final[dict[int, bytes]] = {}
-        self._records_digests: Final[dict[int, bytes]] = {}
-        self._kept_digests: Final[dict[int, bytes]] = {}
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -236,17 +168,17 @@ class Engine:
     def _exchange(self, command: Command, participant: str, events: list[Event]) -> None:
         """Commands of the exchange itself."""
         instrument = ""
-        refusal: _Refusal | None
+        refusal: Refusal | None
         if isinstance(command, SetPhase | SetReferencePrice | SuspendInstrument | ResumeInstrument | ListInstrument):
-            instrument = command.instrument if _IS_CODE(command.instrument) else ""
+            instrument = command.instrument if is_code(command.instrument) else ""
         elif not isinstance(command, SetTickTable | SetLimitTable | SetCalendar | StartDay):
             self.sequence -= 1
             raise TypeError(f"Expected a command of engine.commands, got {type(command).__name__}")
         if participant:
-            refusal = _Refusal(
+            refusal = Refusal(
                 Reason.NOT_PERMITTED, f"Expected a member's command, got {type(command).__name__}: the exchange's own"
             )
-            name = participant if _IS_PARTICIPANT(participant) else ""
+            name = participant if is_participant(participant) else ""
             events.append(Rejected(name, "", refusal.reason, refusal.text, instrument))
             return
         if isinstance(command, SetPhase):
@@ -256,11 +188,11 @@ class Engine:
         elif isinstance(command, ListInstrument):
             refusal = self._list(command, events)
         elif isinstance(command, SetTickTable):
-            refusal = self._set_tick_table(command, events)
+            refusal = self._reference.set_tick_table(command, events)
         elif isinstance(command, SetLimitTable):
-            refusal = self._set_limit_table(command, events)
+            refusal = self._reference.set_limit_table(command, events)
         elif isinstance(command, SetCalendar):
-            refusal = self._set_calendar(command, events)
+            refusal = self._reference.set_calendar(command, events)
         elif isinstance(command, SetReferencePrice):
             refusal = self._set_reference(command, events)
         elif isinstance(command, SuspendInstrument):
@@ -274,74 +206,66 @@ class Engine:
 
     def _identify(
         self, participant: str, request_id: str, command: MemberCommand, events: list[Event]
-    ) -> _Member | None:
+    ) -> Member | None:
         """The member, if the command is well formed and its id is new. Otherwise None, and the answer is given."""
-        member = self._by_name.get(participant)
+        member = self._identities.by_name.get(participant)
         if member is None:
-            if not _IS_PARTICIPANT(participant):
-                text = f"Expected a participant of 1 to 16 characters a-z, 0-9, -, got {_plain(participant)}"
-                name = request_id if _IS_ID(request_id) else ""
+            if not is_participant(participant):
+                text = f"Expected a participant of 1 to 16 characters a-z, 0-9, -, got {plain(participant)}"
+                name = request_id if is_id(request_id) else ""
                 events.append(Rejected("", name, Reason.BAD_IDENTITY, text))
                 return None
-            member = _Member(len(self._members), participant)
-            self._members.append(member)
-            self._by_name[participant] = member
+            member = self._identities.add(participant)
         record = member.records.get(request_id, -1)
         if record < 0:
-            if not _IS_ID(request_id):
-                text = f"Expected an id of 1 to 36 printable characters, got {_plain(request_id)}"
+            if not is_id(request_id):
+                text = f"Expected an id of 1 to 36 printable characters, got {plain(request_id)}"
                 events.append(Rejected(participant, "", Reason.BAD_IDENTITY, text))
                 return None
             return member
-        if self._fingerprints[record] == _fingerprint(command):
-            self._repeat(command, member, self._outcomes[record], events)
+        if self._identities.is_same(record, command):
+            self._repeat(command, member, self._identities.outcome(record), events)
         else:
             text = f"Expected a new id, got {request_id}, which was used for another command - at `$[1]`"
             events.append(Rejected(participant, request_id, Reason.DUPLICATE_CLIENT_ORDER_ID, text))
         return None
 
-    def _remember(self, member: _Member, request_id: str, command: MemberCommand, kind: int, index: int) -> None:
-        member.records[request_id] = len(self._fingerprints)
-        self._fingerprints.append(_fingerprint(command))
-        self._outcomes.append(index << 2 | kind)
-
     def _answer(
-        self, member: _Member, request_id: str, command: MemberCommand, event: Event, events: list[Event]
+        self, member: Member, request_id: str, command: MemberCommand, event: Event, events: list[Event]
     ) -> None:
         """Say ``event`` and keep it as the outcome of the command."""
-        self._remember(member, request_id, command, _EVENT, len(self._kept))
-        self._kept.append(event)
+        self._identities.keep(member, request_id, command, event)
         events.append(event)
 
     def _refuse(
         self,
-        member: _Member,
+        member: Member,
         request_id: str,
         command: MemberCommand,
-        refusal: _Refusal,
+        refusal: Refusal,
         instrument: str,
         events: list[Event],
     ) -> None:
         event = Rejected(member.name, request_id, refusal.reason, refusal.text, instrument)
         self._answer(member, request_id, command, event, events)
 
-    def _repeat(self, command: MemberCommand, member: _Member, outcome: int, events: list[Event]) -> None:
+    def _repeat(self, command: MemberCommand, member: Member, outcome: int, events: list[Event]) -> None:
         """Answer a command that was answered before, from the record, with no effect."""
         kind = outcome & 3
         index = outcome >> 2
-        if kind == _EVENT:
-            events.append(msgspec.structs.replace(self._kept[index], repeat=True))
-        elif kind == _CANCEL:
+        if kind == EVENT:
+            events.append(msgspec.structs.replace(self._identities.kept(index), repeat=True))
+        elif kind == CANCEL:
             request_id = command.request_id if isinstance(command, CancelOrder) else ""
             events.append(self._cancelled(index, CancelReason.MEMBER, request_id, True))
         else:
             # The content is the same, so the command itself says what was accepted; the row may have been amended.
             assert isinstance(command, NewOrder)
-            events.append(self._accepted(command, member, index, kind == _WAITING_ORDER, True))
+            events.append(self._accepted(command, member, index, kind == WAITING_ORDER, True))
 
     # --- new order ---------------------------------------------------------------------------------------------------
 
-    def _new(self, command: NewOrder, member: _Member, events: list[Event]) -> None:
+    def _new(self, command: NewOrder, member: Member, events: list[Event]) -> None:
         instrument = self._by_code.get(command.instrument)
         refusal = self._check_new(command, instrument)
         if refusal is not None or instrument is None:
@@ -356,7 +280,7 @@ class Engine:
         order = self._orders.append(
             terms, command.price, command.quantity, self.sequence, command.client_order_id, command.account
         )
-        self._remember(member, command.client_order_id, command, _WAITING_ORDER if waiting else _ORDER, order)
+        self._identities.remember(member, command.client_order_id, command, WAITING_ORDER if waiting else ORDER, order)
         events.append(self._accepted(command, member, order, waiting, False))
         if validity & ~(OVERNIGHT | IMMEDIATE | 1 << TimeInForce.DAY):
             instrument.bound.append(order)
@@ -392,66 +316,59 @@ class Engine:
         if left and table.state[order] == GONE:
             events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
 
-    def _check_new(self, command: NewOrder, instrument: Instrument | None) -> _Refusal | None:
+    def _check_new(self, command: NewOrder, instrument: Instrument | None) -> Refusal | None:
         if instrument is None:
-            return _unknown_instrument(command.instrument)
+            return unknown_instrument(command.instrument)
         validity = 1 << command.time_in_force
         if instrument.day != self.date or self.date == 0:
-            return _no_day(instrument)
+            return no_day(instrument)
         rules = instrument.phase_rules
         if rules.new == 0:
-            return _wrong_phase(instrument, "new orders")
+            return wrong_phase(instrument, "new orders")
         if instrument.suspended and not instrument.rules.queue_in_halt:
-            return _suspended(instrument)
-        refusal = _check_offered(command, instrument, validity)
+            return suspended(instrument)
+        refusal = check_offered(command, instrument, validity)
         if refusal is not None:
             return refusal
         if rules.new & validity == 0 or (instrument.suspended and validity & IMMEDIATE):
-            return _wrong_phase(instrument, f"{TimeInForce(command.time_in_force).name} orders")
-        if not _IS_ACCOUNT(command.account):
-            text = f"Expected an account of up to 32 printable characters, got {_plain(command.account)}"
-            return _Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.account`")
-        refusal = _check_quantity(command.quantity, instrument)
+            return wrong_phase(instrument, f"{TimeInForce(command.time_in_force).name} orders")
+        if not is_account(command.account):
+            text = f"Expected an account of up to 32 printable characters, got {plain(command.account)}"
+            return Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.account`")
+        refusal = check_quantity(command.quantity, instrument)
         if refusal is not None:
             return refusal
-        return _check_price(command.price, command.quantity, command.order_type == OrderType.MARKET, instrument)
+        return check_price(command.price, command.quantity, command.order_type == OrderType.MARKET, instrument)
 
     # --- cancel and amend --------------------------------------------------------------------------------------------
 
-    def _find(self, member: _Member, client_order_id: str) -> int:
-        """The number of a member's order; 0: it has none of that id."""
-        record = member.records.get(client_order_id, -1)
-        if record < 0 or self._outcomes[record] & 3 > _WAITING_ORDER:
-            return 0
-        return self._outcomes[record] >> 2
-
-    def _check_open(self, order: int, client_order_id: str) -> _Refusal | None:
+    def _check_open(self, order: int, client_order_id: str) -> Refusal | None:
         if order == 0:
-            text = f"Expected the client_order_id of an order of this member, got {_plain(client_order_id)}"
-            return _Refusal(Reason.UNKNOWN_ORDER, f"{text} - at `$.client_order_id`")
+            text = f"Expected the client_order_id of an order of this member, got {plain(client_order_id)}"
+            return Refusal(Reason.UNKNOWN_ORDER, f"{text} - at `$.client_order_id`")
         if not self._orders.is_open(order):
             if self._orders.open[order] == 0:
-                return _Refusal(Reason.ORDER_FILLED, f"Expected an open order, got {client_order_id}, which is filled")
+                return Refusal(Reason.ORDER_FILLED, f"Expected an open order, got {client_order_id}, which is filled")
             text = f"Expected an open order, got {client_order_id}, which was cancelled or has expired"
-            return _Refusal(Reason.ORDER_GONE, text)
+            return Refusal(Reason.ORDER_GONE, text)
         return None
 
-    def _cancel(self, command: CancelOrder, member: _Member, events: list[Event]) -> None:
-        order = self._find(member, command.client_order_id)
+    def _cancel(self, command: CancelOrder, member: Member, events: list[Event]) -> None:
+        order = self._identities.find(member, command.client_order_id)
         refusal = self._check_open(order, command.client_order_id)
         instrument = self._instruments[self._orders.instrument(order)] if order else None
         if refusal is None and instrument is not None and not instrument.phase_rules.cancel:
-            refusal = _wrong_phase(instrument, "cancels")
+            refusal = wrong_phase(instrument, "cancels")
         if refusal is not None:
             code = instrument.code if instrument is not None else ""
             self._refuse(member, command.request_id, command, refusal, code, events)
             return
-        self._remember(member, command.request_id, command, _CANCEL, order)
+        self._identities.remember(member, command.request_id, command, CANCEL, order)
         self._withdraw(order, CancelReason.MEMBER, command.request_id, events)
 
-    def _amend(self, command: AmendOrder, member: _Member, events: list[Event]) -> None:
+    def _amend(self, command: AmendOrder, member: Member, events: list[Event]) -> None:
         table = self._orders
-        order = self._find(member, command.client_order_id)
+        order = self._identities.find(member, command.client_order_id)
         refusal = self._check_open(order, command.client_order_id)
         if refusal is not None:
             code = self._instruments[table.instrument(order)].code if order else ""
@@ -459,9 +376,9 @@ class Engine:
             return
         instrument = self._instruments[table.instrument(order)]
         if not instrument.phase_rules.amend:
-            refusal = _wrong_phase(instrument, "amends")
+            refusal = wrong_phase(instrument, "amends")
         elif instrument.suspended and not instrument.rules.queue_in_halt:
-            refusal = _suspended(instrument)
+            refusal = suspended(instrument)
         if refusal is not None:
             self._refuse(member, command.request_id, command, refusal, instrument.code, events)
             return
@@ -487,26 +404,26 @@ class Engine:
 
     def _check_amend(
         self, command: AmendOrder, order: int, instrument: Instrument, quantity: int, price: int, filled: int
-    ) -> _Refusal | None:
+    ) -> Refusal | None:
         table = self._orders
-        refusal = _check_quantity(quantity, instrument)
+        refusal = check_quantity(quantity, instrument)
         if refusal is not None:
             return refusal
         if quantity < filled:
             text = f"Expected a total of at least the {filled} already filled, got {quantity} - at `$.quantity`"
-            return _Refusal(Reason.BAD_QUANTITY, text)
-        refusal = _check_price(price, quantity, table.order_type(order) == OrderType.MARKET, instrument)
+            return Refusal(Reason.BAD_QUANTITY, text)
+        refusal = check_price(price, quantity, table.order_type(order) == OrderType.MARKET, instrument)
         if refusal is not None:
             return refusal
         if quantity == table.quantity[order] and price == table.price[order]:
             text = f"Expected a new price or quantity, got what {command.client_order_id} has: {quantity} at {price}"
-            return _Refusal(Reason.NO_CHANGE, text)
+            return Refusal(Reason.NO_CHANGE, text)
         return None
 
     def _change(
         self,
         command: AmendOrder,
-        member: _Member,
+        member: Member,
         order: int,
         instrument: Instrument,
         quantity: int,
@@ -556,23 +473,23 @@ class Engine:
         else:
             instrument.book.add(order)
 
-    def _mass_cancel(self, command: MassCancel, member: _Member, events: list[Event]) -> None:
+    def _mass_cancel(self, command: MassCancel, member: Member, events: list[Event]) -> None:
         only: Instrument | None = None
-        refusal: _Refusal | None = None
+        refusal: Refusal | None = None
         if command.instrument:
             only = self._by_code.get(command.instrument)
             if only is None:
-                refusal = _unknown_instrument(command.instrument)
+                refusal = unknown_instrument(command.instrument)
         if refusal is None and not (0 <= command.price_from <= PRICE_MAX and 0 <= command.price_to <= PRICE_MAX):
-            low, high = _number(command.price_from), _number(command.price_to)
+            low, high = number(command.price_from), number(command.price_to)
             text = f"Expected prices from 0 to {PRICE_MAX}, got {low} to {high} - at `$.price_from`"
-            refusal = _Refusal(Reason.BAD_PRICE, text)
+            refusal = Refusal(Reason.BAD_PRICE, text)
         if refusal is None and command.price_to and command.price_from > command.price_to:
             text = f"Expected a price not below {command.price_from}, got {command.price_to} - at `$.price_to`"
-            refusal = _Refusal(Reason.BAD_PRICE, text)
-        if refusal is None and not _IS_ACCOUNT(command.account):
-            text = f"Expected an account of up to 32 printable characters, got {_plain(command.account)}"
-            refusal = _Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.account`")
+            refusal = Refusal(Reason.BAD_PRICE, text)
+        if refusal is None and not is_account(command.account):
+            text = f"Expected an account of up to 32 printable characters, got {plain(command.account)}"
+            refusal = Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.account`")
         if refusal is not None:
             code = only.code if only is not None else ""
             self._refuse(member, command.request_id, command, refusal, code, events)
@@ -633,7 +550,7 @@ class Engine:
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def _accepted(self, command: NewOrder, member: _Member, order: int, waiting: bool, repeat: bool) -> Accepted:
+    def _accepted(self, command: NewOrder, member: Member, order: int, waiting: bool, repeat: bool) -> Accepted:
         return Accepted(
             member.name,
             command.client_order_id,
@@ -653,7 +570,7 @@ class Engine:
     def _cancelled(self, order: int, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
         table = self._orders
         return Cancelled(
-            self._members[table.participant(order)].name,
+            self._identities.members[table.participant(order)].name,
             table.client_order_id[order],
             order,
             self._instruments[table.instrument(order)].code,
@@ -703,12 +620,12 @@ class Engine:
                 instrument.code,
                 price,
                 quantity,
-                self._members[table.participant(buy)].name,
+                self._identities.members[table.participant(buy)].name,
                 table.client_order_id[buy],
                 buy,
                 buy_open,
                 table.account[buy],
-                self._members[table.participant(sell)].name,
+                self._identities.members[table.participant(sell)].name,
                 table.client_order_id[sell],
                 sell,
                 sell_open,
@@ -723,61 +640,20 @@ class Engine:
 
     # --- reference data and the day ----------------------------------------------------------------------------------
 
-    def _set_tick_table(self, command: SetTickTable, events: list[Event]) -> _Refusal | None:
-        rows = [(row.start, row.tick) for row in command.rows]
-        refusal = _check_table(command.table, command.effective, rows)
-        if refusal is not None:
-            return refusal
-        try:
-            TickTable(rows)
-        except ValueError as error:
-            return _Refusal(Reason.BAD_REFERENCE_DATA, str(error))
-        self._tick_tables.add(command.table, command.effective, rows)
-        events.append(ReferenceDataSet("tick_table", command.table, command.effective))
-        return None
-
-    def _set_limit_table(self, command: SetLimitTable, events: list[Event]) -> _Refusal | None:
-        rows = [(row.below, row.width) for row in command.rows]
-        refusal = _check_table(command.table, command.effective, rows)
-        if refusal is not None:
-            return refusal
-        if command.table == NO_LIMITS:
-            text = f"Expected a table name other than {NO_LIMITS!r}, which means no limits - at `$.table`"
-            return _Refusal(Reason.BAD_REFERENCE_DATA, text)
-        try:
-            LimitTable(rows)
-        except ValueError as error:
-            return _Refusal(Reason.BAD_REFERENCE_DATA, str(error))
-        self._limit_tables.add(command.table, command.effective, rows)
-        events.append(ReferenceDataSet("limit_table", command.table, command.effective))
-        return None
-
-    def _set_calendar(self, command: SetCalendar, events: list[Event]) -> _Refusal | None:
-        for date in (command.first, command.last, *command.holidays):
-            if not _is_date(date):
-                text = f"Expected dates as YYYYMMDD, got {_number(date)} - at `$`"
-                return _Refusal(Reason.BAD_REFERENCE_DATA, text)
-        try:
-            self._calendar = Calendar(command.first, command.last, command.holidays)
-        except ValueError as error:
-            return _Refusal(Reason.BAD_REFERENCE_DATA, str(error))
-        events.append(ReferenceDataSet("calendar", "", command.first))
-        return None
-
-    def _list(self, command: ListInstrument, events: list[Event]) -> _Refusal | None:
-        if not _IS_CODE(command.instrument):
-            text = f"Expected a code of 1 to 12 characters A-Z, 0-9, -, got {_plain(command.instrument)}"
-            return _Refusal(Reason.BAD_REFERENCE_DATA, f"{text} - at `$.instrument`")
+    def _list(self, command: ListInstrument, events: list[Event]) -> Refusal | None:
+        if not is_code(command.instrument):
+            text = f"Expected a code of 1 to 12 characters A-Z, 0-9, -, got {plain(command.instrument)}"
+            return Refusal(Reason.BAD_REFERENCE_DATA, f"{text} - at `$.instrument`")
         if command.instrument in self._by_code:
             text = f"Expected a code that is not listed, got {command.instrument} - at `$.instrument`"
-            return _Refusal(Reason.ALREADY_LISTED, text)
-        text = self._wrong_in_listing(command)
+            return Refusal(Reason.ALREADY_LISTED, text)
+        text = self._reference.wrong_in_listing(command)
         if text:
-            return _Refusal(Reason.BAD_REFERENCE_DATA, text)
+            return Refusal(Reason.BAD_REFERENCE_DATA, text)
         try:
             rules = Rules(PROFILES[command.profile], command.rules)
         except ValueError as error:
-            return _Refusal(Reason.BAD_REFERENCE_DATA, str(error))
+            return Refusal(Reason.BAD_REFERENCE_DATA, str(error))
         instrument = Instrument(
             len(self._instruments),
             command.instrument,
@@ -811,87 +687,20 @@ class Engine:
     def _make_book(self) -> Book:
         return ReferenceBook(self._orders)
 
-    def _wrong_in_listing(self, command: ListInstrument) -> str:
-        """What is wrong with a listing's fields; "" if nothing is."""
-        if command.profile not in PROFILES:
-            return f"Expected a profile of {', '.join(PROFILES)}, got {_plain(command.profile)} - at `$.profile`"
-        if not 0 <= command.reference_price <= PRICE_MAX:
-            price = _number(command.reference_price)
-            return f"Expected a price from 0 to {PRICE_MAX}, got {price} - at `$.reference_price`"
-        if not 1 <= command.lot <= QUANTITY_MAX:
-            return f"Expected a lot from 1 to {QUANTITY_MAX}, got {_number(command.lot)} - at `$.lot`"
-        if not 0 <= command.price_decimals <= 8:
-            return f"Expected 0 to 8 decimals, got {_number(command.price_decimals)} - at `$.price_decimals`"
-        unit = 10**command.price_decimals
-        if command.lot % unit:
-            return (
-                f"Expected a lot that is worth whole yen at the smallest price, a multiple of {unit}, got {command.lot}"
-                " - at `$.lot`"
-            )
-        if command.tick_table not in self._tick_tables:
-            known = ", ".join(self._tick_tables.names())
-            return f"Expected a tick table of {known}, got {_plain(command.tick_table)} - at `$.tick_table`"
-        if command.limit_table != NO_LIMITS and command.limit_table not in self._limit_tables:
-            known = ", ".join([NO_LIMITS, *self._limit_tables.names()])
-            return f"Expected a limit table of {known}, got {_plain(command.limit_table)} - at `$.limit_table`"
-        if not 0 <= command.settlement_days <= 30:
-            return f"Expected 0 to 30 days, got {_number(command.settlement_days)} - at `$.settlement_days`"
-        if not _IS_ID(command.ledger):
-            return f"Expected a ledger name of printable characters, got {_plain(command.ledger)} - at `$.ledger`"
-        if not 0 <= command.units_outstanding <= QUANTITY_MAX:
-            units = _number(command.units_outstanding)
-            return f"Expected units from 0 to {QUANTITY_MAX}, got {units} - at `$.units_outstanding`"
-        return ""
-
-    def _start_day(self, command: StartDay, events: list[Event]) -> _Refusal | None:
+    def _start_day(self, command: StartDay, events: list[Event]) -> Refusal | None:
         date = command.date
-        if not _is_date(date):
-            return _Refusal(
-                Reason.DATE_OUTSIDE_CALENDAR, f"Expected a date as YYYYMMDD, got {_number(date)} - at `$.date`"
-            )
-        if date <= self.date:
-            text = f"Expected a date after {self.date}, the present day, got {date} - at `$.date`"
-            return _Refusal(Reason.BAD_TRANSITION, text)
-        for instrument in self._instruments:
-            if instrument.phase != Phase.CLOSED:
-                text = f"Expected every book to be Closed, got {instrument.code} in {instrument.phase.label}"
-                return _Refusal(Reason.BAD_TRANSITION, text)
-        settlement_dates: list[int] = []
-        ticks: list[TickTable] = []
-        limits: list[LimitTable | None] = []
-        try:
-            if self._calendar is not None and not self._calendar.is_business_day(date):
-                text = f"Expected a business day, got {date} - at `$.date`"
-                return _Refusal(Reason.DATE_OUTSIDE_CALENDAR, text)
-            for instrument in self._instruments:
-                settlement_dates.append(
-                    self._calendar.add_business_days(date, instrument.settlement_days) if self._calendar else 0
-                )
-        except DateOutside as error:
-            text = f"{error}: send a calendar that covers the day and its settlement - at `$.date`"
-            return _Refusal(Reason.DATE_OUTSIDE_CALENDAR, text)
-        for instrument in self._instruments:
-            tick_rows = self._tick_tables.rows(instrument.tick_table, date)
-            if tick_rows is None:
-                return _not_effective(instrument, "tick", instrument.tick_table, date)
-            ticks.append(TickTable(tick_rows))
-            if instrument.limit_table == NO_LIMITS:
-                limits.append(None)
-                continue
-            limit_rows = self._limit_tables.rows(instrument.limit_table, date)
-            if limit_rows is None:
-                return _not_effective(instrument, "limit", instrument.limit_table, date)
-            limits.append(LimitTable(limit_rows))
-
+        plan = DayPlan()
+        refusal = self._reference.plan(date, self.date, self._instruments, plan)
+        if refusal is not None:
+            return refusal
         self.date = date
-        self._tick_tables.start(date)
-        self._limit_tables.start(date)
+        self._reference.start(date)
         events.append(DayStarted(date))
         for i, instrument in enumerate(self._instruments):
             instrument.day = date
-            instrument.settlement_date = settlement_dates[i]
-            instrument.ticks = ticks[i]
-            self._set_limits(instrument, limits[i], events)
+            instrument.settlement_date = plan.settlement_dates[i]
+            instrument.ticks = plan.ticks[i]
+            self._set_limits(instrument, plan.limits[i], events)
             self._revalidate(instrument, events)
         return None
 
@@ -914,35 +723,35 @@ class Engine:
         table = self._orders
         for order in sorted(self._open_orders(instrument)):
             price = table.price[order]
-            if not instrument.ticks.is_valid(price) or _beyond_limits(price, instrument):
+            if not instrument.ticks.is_valid(price) or beyond_limits(price, instrument):
                 self._withdraw(order, CancelReason.LIMITS, "", events)
 
-    def _set_reference(self, command: SetReferencePrice, events: list[Event]) -> _Refusal | None:
+    def _set_reference(self, command: SetReferencePrice, events: list[Event]) -> Refusal | None:
         instrument = self._by_code.get(command.instrument)
         if instrument is None:
-            return _unknown_instrument(command.instrument)
+            return unknown_instrument(command.instrument)
         if not 1 <= command.price <= PRICE_MAX:
-            return _Refusal(
-                Reason.BAD_PRICE, f"Expected a price from 1 to {PRICE_MAX}, got {_number(command.price)} - at `$.price`"
+            return Refusal(
+                Reason.BAD_PRICE, f"Expected a price from 1 to {PRICE_MAX}, got {number(command.price)} - at `$.price`"
             )
         if instrument.day and not instrument.ticks.is_valid(command.price):
-            return _off_tick(command.price, instrument)
+            return off_tick(command.price, instrument)
         instrument.reference = command.price
         events.append(ReferencePriceSet(instrument.code, command.price))
         return None
 
-    def _suspend(self, code: str, suspended: bool, events: list[Event]) -> _Refusal | None:
+    def _suspend(self, code: str, suspended: bool, events: list[Event]) -> Refusal | None:
         instrument = self._by_code.get(code)
         if instrument is None:
-            return _unknown_instrument(code)
+            return unknown_instrument(code)
         if instrument.suspended == suspended:
-            return _Refusal(
+            return Refusal(
                 Reason.BAD_TRANSITION,
                 f"Expected a book that is {'trading' if suspended else 'suspended'}, got {instrument.code}, "
                 f"which is {'suspended' if suspended else 'trading'}",
             )
         if not suspended and instrument.phase_rules.matching == TRADE:
-            refusal = _check_uncrossed(instrument)
+            refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
         instrument.suspended = suspended
@@ -951,19 +760,19 @@ class Engine:
 
     # --- phases and auctions -----------------------------------------------------------------------------------------
 
-    def _set_phase(self, command: SetPhase, events: list[Event]) -> _Refusal | None:
+    def _set_phase(self, command: SetPhase, events: list[Event]) -> Refusal | None:
         instrument = self._by_code.get(command.instrument)
         if instrument is None:
-            return _unknown_instrument(command.instrument)
+            return unknown_instrument(command.instrument)
         if instrument.day != self.date or self.date == 0:
-            return _no_day(instrument)
+            return no_day(instrument)
         before = instrument.phase
         if command.phase not in instrument.phase_rules.following:
             following = ", ".join(phase.label for phase in instrument.phase_rules.following)
             text = f"Expected {following} after {before.label} of {instrument.code}"
-            return _Refusal(Reason.BAD_TRANSITION, f"{text}, got {_phase_label(command.phase)} - at `$.phase`")
+            return Refusal(Reason.BAD_TRANSITION, f"{text}, got {phase_label(command.phase)} - at `$.phase`")
         if instrument.rules.phases[command.phase].matching == TRADE:
-            refusal = _check_uncrossed(instrument)
+            refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
         instrument.enter(command.phase)
@@ -1006,7 +815,7 @@ class Engine:
             instrument.book.add(order)
             events.append(
                 Activated(
-                    self._members[table.participant(order)].name,
+                    self._identities.members[table.participant(order)].name,
                     table.client_order_id[order],
                     order,
                     instrument.code,
@@ -1025,20 +834,8 @@ class Engine:
         instrument.deferred.clear()
 
     def _equilibrium(self, instrument: Instrument) -> Equilibrium:
-        book = instrument.book
-        bid_prices: list[int] = []
-        bid_quantities: list[int] = []
-        ask_prices: list[int] = []
-        ask_quantities: list[int] = []
-        book.levels(BUY, bid_prices, bid_quantities)
-        book.levels(SELL, ask_prices, ask_quantities)
-        return equilibrium(
-            bid_prices,
-            bid_quantities,
-            ask_prices,
-            ask_quantities,
-            book.level_quantity(BUY, 0),
-            book.level_quantity(SELL, 0),
+        return auction.price(
+            instrument.book,
             instrument.ticks,
             instrument.lower,
             instrument.upper,
@@ -1050,22 +847,21 @@ class Engine:
     def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
         """Hold one itayose: freeze, price, allocate, print; then what has no place afterwards leaves."""
         result = self._equilibrium(instrument)
-        buys: list[int] = []
-        sells: list[int] = []
-        matches: list[tuple[int, int, int]] = []
+        matches: list[auction.Match] = []
         if result.price:
-            buy_fills = self._allocate(instrument, BUY, result.volume, buys)
-            sell_fills = self._allocate(instrument, SELL, result.volume, sells)
-            matches = pair(buy_fills, sell_fills)
+            matches = auction.matches(
+                self._orders, instrument.book, result.volume, instrument.rules.allocation, instrument.lot
+            )
         events.append(
             AuctionUncrossed(
                 instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(matches)
             )
         )
         opens = self._orders.open
-        for i, j, quantity in matches:
-            buy = buys[i]
-            sell = sells[j]
+        for match in matches:
+            buy = match.buy
+            sell = match.sell
+            quantity = match.quantity
             instrument.book.fill(buy, quantity)
             instrument.book.fill(sell, quantity)
             self._print(instrument, buy, opens[buy], sell, opens[sell], result.price, quantity, -1, events)
@@ -1081,30 +877,6 @@ class Engine:
             self._withdraw(order, CancelReason.REMAINDER, "", events)
         if instrument.phase_rules.expires:
             self._expire(instrument, instrument.phase_rules.expires, events)
-
-    def _allocate(self, instrument: Instrument, side: int, volume: int, orders: list[int]) -> list[int]:
-        """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach."""
-        table = self._orders
-        book = instrument.book
-        prices = [0]
-        book.levels(side, prices, [])
-        quantities: list[int] = []
-        participants: list[int] = []
-        group_sizes: list[int] = []
-        reached = 0
-        for price in prices:
-            if reached >= volume:
-                break
-            group = book.queue(table, side, price)
-            orders.extend(group)
-            quantities.extend([table.open[order] for order in group])
-            if instrument.rules.allocation == SIMULTANEOUS_RR:
-                participants.extend([table.participant(order) for order in group])
-                group_sizes.append(len(group))
-            reached += book.level_quantity(side, price)
-        if instrument.rules.allocation == SIMULTANEOUS_RR:
-            return allocate(volume, quantities, SIMULTANEOUS_RR, participants, group_sizes, instrument.lot)
-        return allocate(volume, quantities)
 
     # --- queries -----------------------------------------------------------------------------------------------------
 
@@ -1133,7 +905,7 @@ class Engine:
 
     def participants(self) -> list[str]:
         """Every member that ever sent a command, in the order of arrival."""
-        return list(self._by_name)
+        return list(self._identities.by_name)
 
     def indicative(self, code: str) -> Equilibrium:
         """What an auction held now would give: price (0: none), volume, surplus. Nothing in a phase that shows none."""
@@ -1164,7 +936,7 @@ class Engine:
             raise KeyError(f"Expected an order_id from 1 to {table.count}, got {order_id}")
         return OrderView(
             order_id,
-            self._members[table.participant(order_id)].name,
+            self._identities.members[table.participant(order_id)].name,
             table.client_order_id[order_id],
             self._instruments[table.instrument(order_id)].code,
             Side(table.side(order_id)),
@@ -1179,12 +951,12 @@ class Engine:
 
     def order_id(self, participant: str, client_order_id: str) -> int:
         """The number of a member's order; 0: it never had one of that id."""
-        member = self._by_name.get(participant)
-        return self._find(member, client_order_id) if member is not None else 0
+        member = self._identities.by_name.get(participant)
+        return self._identities.find(member, client_order_id) if member is not None else 0
 
     def open_orders(self, participant: str) -> list[OrderView]:
         """A member's open orders, oldest first. Costs a walk through the books."""
-        member = self._by_name.get(participant)
+        member = self._identities.by_name.get(participant)
         if member is None:
             return []
         orders: list[int] = []
@@ -1206,24 +978,20 @@ class Engine:
         """
         digest = blake2b(digest_size=32)
         table = self._orders
-        digest.update(_encode([self.sequence, self.time_ns, self.date, self.trades, table.count]))
-        for block in range(table.count // _BLOCK + 1):
+        digest.update(encode([self.sequence, self.time_ns, self.date, self.trades, table.count]))
+        for block in range(table.count // BLOCK + 1):
             digest.update(self._rows_digest(block))
-        # The ids need no place of their own: each is in the content of a fingerprint, and its member in the outcome.
-        for block in range(len(self._fingerprints) // _BLOCK + 1):
-            digest.update(self._records_digest(block))
-        for block in range(len(self._kept) // _BLOCK + 1):
-            digest.update(self._kept_digest(block))
-        digest.update(_encode([member.name for member in self._members]))
+        for part in self._identities.digests():
+            digest.update(part)
         for instrument in self._instruments:
-            digest.update(_encode(instrument.key()))
+            digest.update(encode(instrument.key()))
             for side in (BUY, SELL):
-                digest.update(_encode(instrument.book.orders(table, side)))
-            digest.update(_encode([order for order in instrument.bound if table.is_open(order)]))
-        digest.update(_encode([self._tick_tables.key(), self._limit_tables.key()]))
-        calendar = self._calendar
+                digest.update(encode(instrument.book.orders(table, side)))
+            digest.update(encode([order for order in instrument.bound if table.is_open(order)]))
+        digest.update(encode(self._reference.key()))
+        calendar = self._reference.calendar
         if calendar is not None:
-            digest.update(_encode([calendar.first, calendar.last, sorted(calendar.holidays)]))
+            digest.update(encode([calendar.first, calendar.last, sorted(calendar.holidays)]))
         return digest.digest()
 
     def _rows_digest(self, block: int) -> bytes:
@@ -1232,42 +1000,19 @@ class Engine:
         if known is not None:
             return known
         table = self._orders
-        start = block * _BLOCK + 1
-        end = min(start + _BLOCK, table.count + 1)
+        start = block * BLOCK + 1
+        end = min(start + BLOCK, table.count + 1)
         digest = blake2b(digest_size=32)
         for column in (table.price, table.open, table.quantity, table.terms, table.state, table.priority):
-            digest.update(_encode(column[start:end]))
+            digest.update(encode(column[start:end]))
         for texts in (table.client_order_id, table.account):
-            digest.update(_encode(texts[start:end]))
+            digest.update(encode(texts[start:end]))
         result = digest.digest()
-        if end - start == _BLOCK:
+        if end - start == BLOCK:
             for order in range(start, end):
                 if table.is_open(order):
                     return result
             self._rows_digests[block] = result
-        return result
-
-    def _records_digest(self, block: int) -> bytes:
-        """Over one block of what is remembered of requests; a record never changes."""
-        known = self._records_digests.get(block)
-        if known is not None:
-            return known
-        start = block * _BLOCK
-        end = start + _BLOCK
-        result = blake2b(_encode([self._fingerprints[start:end], self._outcomes[start:end]]), digest_size=32).digest()
-        if end <= len(self._fingerprints):
-            self._records_digests[block] = result
-        return result
-
-    def _kept_digest(self, block: int) -> bytes:
-        """Over one block of the answers that are kept as events."""
-        known = self._kept_digests.get(block)
-        if known is not None:
-            return known
-        end = (block + 1) * _BLOCK
-        result = blake2b(_encode(self._kept[block * _BLOCK : end]), digest_size=32).digest()
-        if end <= len(self._kept):
-            self._kept_digests[block] = result
         return result
 
     def check(self) -> None:
@@ -1277,7 +1022,7 @@ class Engine:
         for instrument in self._instruments:
             instrument.book.check()
             if instrument.phase_rules.matching == TRADE and not instrument.suspended:
-                refusal = _check_uncrossed(instrument)
+                refusal = check_uncrossed(instrument)
                 if refusal is not None:
                     raise InvariantBroken(f"{instrument.code} trades continuously with a crossed book: {refusal.text}")
             for order in self._open_orders(instrument):
@@ -1292,139 +1037,3 @@ class Engine:
                 raise InvariantBroken(f"Order {order} has {table.open[order]} open of {table.quantity[order]}")
             if table.is_open(order) != (order in resting):
                 raise InvariantBroken(f"Order {order} is open in the table or in a book, not in both")
-
-
-# --- refusals, and the checks that need nothing but the instrument ---------------------------------------------------
-
-
-def _unknown_instrument(code: str) -> _Refusal:
-    return _Refusal(Reason.UNKNOWN_INSTRUMENT, f"Expected a listed instrument, got {_plain(code)} - at `$.instrument`")
-
-
-def _no_day(instrument: Instrument) -> _Refusal:
-    return _Refusal(
-        Reason.NO_DAY, f"Expected a trading day to have been started for {instrument.code}: it trades from the next on"
-    )
-
-
-def _wrong_phase(instrument: Instrument, what: str) -> _Refusal:
-    text = f"{instrument.code} is in {instrument.phase.label}, which takes no {what}"
-    return _Refusal(Reason.WRONG_PHASE, text)
-
-
-def _suspended(instrument: Instrument) -> _Refusal:
-    return _Refusal(
-        Reason.SUSPENDED,
-        f"Expected {instrument.code} to be trading, got a suspended book: orders and amends wait for it",
-    )
-
-
-def _not_effective(instrument: Instrument, kind: str, table: str, date: int) -> _Refusal:
-    text = f"Expected a {kind} table {table} that holds on {date} for {instrument.code}, got none - at `$.date`"
-    return _Refusal(Reason.BAD_REFERENCE_DATA, text)
-
-
-def _off_tick(price: int, instrument: Instrument) -> _Refusal:
-    tick = instrument.ticks.tick_at(price)
-    return _Refusal(Reason.OFF_TICK, f"Expected a multiple of {tick}, got {price} - at `$.price`")
-
-
-def _phase_label(phase: int) -> str:
-    """Also for a number that is no phase, which a caller of the library can send."""
-    return Phase(phase).label if 0 <= phase < len(Phase) else str(phase)
-
-
-def _beyond_limits(price: int, instrument: Instrument) -> bool:
-    return bool(instrument.lower and price < instrument.lower) or bool(instrument.upper and price > instrument.upper)
-
-
-def _check_table(name: str, effective: int, rows: list[tuple[int, int]]) -> _Refusal | None:
-    """Name, date and bounds of a new table; its own constructor checks what the rows mean."""
-    if not _IS_ID(name):
-        text = f"Expected a table name of 1 to 36 printable characters, got {_plain(name)} - at `$.table`"
-        return _Refusal(Reason.BAD_REFERENCE_DATA, text)
-    if effective and not _is_date(effective):
-        text = f"Expected a date as YYYYMMDD, or 0 for the next day, got {_number(effective)} - at `$.effective`"
-        return _Refusal(Reason.BAD_REFERENCE_DATA, text)
-    for i, (first, second) in enumerate(rows):
-        if not (0 <= first <= PRICE_MAX and 0 <= second <= PRICE_MAX):
-            text = f"Expected 0 to {PRICE_MAX}, got {_number(first)}, {_number(second)} - at `$.rows[{i}]`"
-            return _Refusal(Reason.BAD_REFERENCE_DATA, text)
-    return None
-
-
-def _check_uncrossed(instrument: Instrument) -> _Refusal | None:
-    """Zaraba may begin only where nothing could trade at once: otherwise who trades with whom would be arbitrary."""
-    book = instrument.book
-    bid = book.best(BUY)
-    ask = book.best(SELL)
-    if bid and ask and bid >= ask:
-        text = f"Expected a book that does not cross, got {instrument.code} with bid {bid}, ask {ask}"
-        return _Refusal(Reason.BAD_TRANSITION, f"{text}: hold a call first")
-    if book.head(BUY, 0) or book.head(SELL, 0):
-        text = f"Expected no orders without a limit in {instrument.code}: hold a call first"
-        return _Refusal(Reason.BAD_TRANSITION, text)
-    return None
-
-
-def _check_offered(command: NewOrder, instrument: Instrument, validity: int) -> _Refusal | None:
-    """Whether the instrument has such orders at all."""
-    rules = instrument.rules
-    what = ""
-    if rules.order_types & (1 << command.order_type) == 0:
-        what = f"{OrderType(command.order_type).name} orders - at `$.order_type`"
-    elif rules.validities & validity == 0:
-        what = f"{TimeInForce(command.time_in_force).name} orders - at `$.time_in_force`"
-    elif command.display_quantity:
-        what = "icebergs - at `$.display_quantity`"
-    elif command.stop_price:
-        what = "stop orders - at `$.stop_price`"
-    elif command.minimum_quantity:
-        what = "minimum quantities - at `$.minimum_quantity`"
-    elif command.post_only:
-        what = "post-only orders - at `$.post_only`"
-    elif command.self_trade != SelfTrade.DEFAULT and command.self_trade != SelfTrade.NONE:
-        what = "self-trade prevention - at `$.self_trade`"
-    elif command.expire_date:
-        what = "orders with a last day - at `$.expire_date`"
-    if what:
-        return _Refusal(Reason.NOT_OFFERED, f"{instrument.code} does not offer {what}")
-    if rules.restriction_of_market_order and 1 << command.order_type & MARKET:
-        text = f"{instrument.code} takes no market orders - at `$.order_type`"
-        return _Refusal(Reason.MARKET_ORDERS_RESTRICTED, text)
-    return None
-
-
-def _check_quantity(quantity: int, instrument: Instrument) -> _Refusal | None:
-    if not 1 <= quantity <= QUANTITY_MAX:
-        text = f"Expected a quantity from 1 to {QUANTITY_MAX}, got {_number(quantity)} - at `$.quantity`"
-        return _Refusal(Reason.BAD_QUANTITY, text)
-    if quantity % instrument.lot:
-        text = f"Expected a multiple of {instrument.lot}, the lot of {instrument.code}, got {quantity}"
-        return _Refusal(Reason.OFF_LOT, f"{text} - at `$.quantity`")
-    return None
-
-
-def _check_price(price: int, quantity: int, market: bool, instrument: Instrument) -> _Refusal | None:
-    """Price, tick, limits and value of an order. What it may be worth is bounded at the worst price it can get."""
-    if market:
-        if price:
-            text = f"Expected no price (0) for an order without a limit, got {_number(price)} - at `$.price`"
-            return _Refusal(Reason.BAD_PRICE, text)
-    else:
-        if not 1 <= price <= PRICE_MAX:
-            text = f"Expected a price from 1 to {PRICE_MAX}, got {_number(price)} - at `$.price`"
-            return _Refusal(Reason.BAD_PRICE, text)
-        if not instrument.ticks.is_valid(price):
-            return _off_tick(price, instrument)
-        if instrument.lower and price < instrument.lower:
-            text = f"Expected a price not below the day's limit {instrument.lower}, got {price} - at `$.price`"
-            return _Refusal(Reason.BELOW_LIMIT, text)
-        if instrument.upper and price > instrument.upper:
-            text = f"Expected a price not above the day's limit {instrument.upper}, got {price} - at `$.price`"
-            return _Refusal(Reason.ABOVE_LIMIT, text)
-    worst = max(price, instrument.upper)
-    if worst * quantity >= VALUE_MAX:
-        text = f"Expected price times quantity below {VALUE_MAX}, got {quantity} at up to {worst} - at `$.quantity`"
-        return _Refusal(Reason.VALUE_TOO_LARGE, text)
-    return None

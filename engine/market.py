@@ -1,13 +1,10 @@
-"""What the engine knows about each instrument and each day, and what it shows of it.
+"""What the engine knows about each instrument, and what it shows of it.
 
-``Instrument`` is one listed book with its state; ``DatedTables`` keeps reference data that becomes effective on a date:
-START changed its tick and limit tables on 2024-10-07 with orders resting, so tables are looked up once, when a day
-starts, and hold for that day. The views are what queries return: values, detached from the engine.
+``Instrument`` is one listed book with its state. The views are what queries return: values, detached from the engine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from engine.matching.book import Book
@@ -161,49 +158,3 @@ class Instrument:
             [self.reference, self.base, self.lower, self.upper, self.last_price, self.last_quantity],
             [deferred.key() for deferred in self.deferred],
         ]
-
-
-class DatedTables:
-    """Tables of one kind by name, each version with the first trading day on which it holds.
-
-    A version without a date holds from the next day started. Nothing ever changes within a day.
-    """
-
-    def __init__(self, shipped: Mapping[str, list[tuple[int, int]]]) -> None:
-        #: Per name: (effective, rows) in the order of arrival; the shipped ones have always been effective.
-        self._versions: Final[dict[str, list[tuple[int, list[tuple[int, int]]]]]] = {
-            name: [(1, rows)] for name, rows in shipped.items()
-        }
-
-    def add(self, name: str, effective: int, rows: list[tuple[int, int]]) -> None:
-        self._versions.setdefault(name, []).append((effective, rows))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._versions
-
-    def names(self) -> list[str]:
-        return list(self._versions)
-
-    def rows(self, name: str, day: int) -> list[tuple[int, int]] | None:
-        """What holds on ``day``: the version effective last, of equal ones the latest arrival. None: nothing yet."""
-        found: list[tuple[int, int]] | None = None
-        since = 0
-        for effective, rows in self._versions.get(name, []):
-            from_day = effective or day
-            if since <= from_day <= day:
-                found = rows
-                since = from_day
-        return found
-
-    def start(self, day: int) -> None:
-        """Begin ``day``: what had no date is now dated, and what it replaces is forgotten."""
-        for name, versions in self._versions.items():
-            current = self.rows(name, day)
-            kept = [version for version in versions if version[0] > day]
-            if current is not None:
-                kept.insert(0, (1, current))
-            self._versions[name] = kept
-
-    def key(self) -> list[object]:
-        """All versions, for the digest."""
-        return [[name, list(versions)] for name, versions in self._versions.items()]

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-import engine.core
+import engine
 from engine.commands import (
     AmendOrder,
     CancelOrder,
@@ -48,6 +48,7 @@ from engine.commands import (
 )
 from engine.core import Engine
 from engine.events import Accepted, Amended, Cancelled, Event, Rejected, Traded
+from engine.matching import auction
 from engine.matching.book import ReferenceBook
 from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
 from tests.model import AUCTIONS, PHASES, Model
@@ -422,12 +423,12 @@ def _last_come_first_served(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _surplus_on_both_sides_is_not_narrowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 5 of the itayose without its first half: the reference chooses in the whole run, as ``bnb`` has it."""
-    honest = engine.core.equilibrium
+    honest = auction.equilibrium
 
     def lax(*args: Any) -> Any:
         return honest(*args[:10], "bnb", args[11])
 
-    monkeypatch.setattr(engine.core, "equilibrium", lax)
+    monkeypatch.setattr(auction, "equilibrium", lax)
 
 
 def _cancels_pass_in_the_non_cancel_period(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,7 +439,7 @@ def _cancels_pass_in_the_non_cancel_period(monkeypatch: pytest.MonkeyPatch) -> N
 
 def _members_never_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """``SIMULTANEOUS_RR`` allocates by price and time."""
-    monkeypatch.setattr(engine.core, "SIMULTANEOUS_RR", "never")
+    monkeypatch.setattr(auction, "SIMULTANEOUS_RR", "never")
 
 
 def _fill_or_kill_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,13 +451,13 @@ def _a_mass_cancel_in_the_non_cancel_period_is_lost(monkeypatch: pytest.MonkeyPa
 
 
 def _only_the_first_pair_of_an_auction_trades(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = engine.core.pair
-    monkeypatch.setattr(engine.core, "pair", lambda buys, sells: honest(buys, sells)[:1])
+    honest = auction.pair
+    monkeypatch.setattr(auction, "pair", lambda buys, sells: honest(buys, sells)[:1])
 
 
 def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def identify(self: Any, participant: str, request_id: str, command: Any, events: list[Event]) -> Any:
-        member = self._by_name.get(participant)
+        member = self._identities.by_name.get(participant)
         if member is not None and not isinstance(command, NewOrder):
             member.records.pop(request_id, None)
         return honest(self, participant, request_id, command, events)

@@ -1,0 +1,193 @@
+"""What is wrong with a command, before anything has changed: each check answers None or the refusal it calls for.
+
+The order of checks is fixed and the core's business (market-rules 7: the first failure wins). Here is what each asks,
+and the words it refuses with: what was expected, what came, where.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from engine.calendar import Calendar, DateOutside
+from engine.commands import PARTICIPANT_PATTERN, NewOrder
+from engine.market import Instrument
+from engine.matching.book import BUY, SELL
+from engine.profiles import MARKET
+from engine.types import (
+    PRICE_MAX,
+    QUANTITY_MAX,
+    VALUE_MAX,
+    OrderType,
+    Phase,
+    Reason,
+    SelfTrade,
+    TimeInForce,
+)
+
+is_participant: Final = re.compile(PARTICIPANT_PATTERN.strip("^$")).fullmatch
+is_id: Final = re.compile(r"[!-~]{1,36}").fullmatch
+is_account: Final = re.compile(r"[!-~]{0,32}").fullmatch
+is_code: Final = re.compile(r"[A-Z0-9-]{1,12}").fullmatch
+
+
+class Refusal:
+    """Why a command is declined, before it becomes an event."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        self.reason: Final = reason
+        self.text: Final = text
+
+
+def is_date(date: int) -> bool:
+    if not 0 < date <= 99991231:
+        return False
+    try:
+        Calendar(date, date, [])  # the calendar knows which dates exist
+    except DateOutside:
+        return False
+    return True
+
+
+def number(value: int) -> str:
+    """An integer for a message. Python refuses to print those of many thousand digits, and nobody would read them."""
+    return str(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
+
+
+def plain(text: str) -> str:
+    """A member's malformed text, safe to print and to encode."""
+    shown = ascii(text)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def unknown_instrument(code: str) -> Refusal:
+    return Refusal(Reason.UNKNOWN_INSTRUMENT, f"Expected a listed instrument, got {plain(code)} - at `$.instrument`")
+
+
+def no_day(instrument: Instrument) -> Refusal:
+    return Refusal(
+        Reason.NO_DAY, f"Expected a trading day to have been started for {instrument.code}: it trades from the next on"
+    )
+
+
+def wrong_phase(instrument: Instrument, what: str) -> Refusal:
+    text = f"{instrument.code} is in {instrument.phase.label}, which takes no {what}"
+    return Refusal(Reason.WRONG_PHASE, text)
+
+
+def suspended(instrument: Instrument) -> Refusal:
+    return Refusal(
+        Reason.SUSPENDED,
+        f"Expected {instrument.code} to be trading, got a suspended book: orders and amends wait for it",
+    )
+
+
+def not_effective(instrument: Instrument, kind: str, table: str, date: int) -> Refusal:
+    text = f"Expected a {kind} table {table} that holds on {date} for {instrument.code}, got none - at `$.date`"
+    return Refusal(Reason.BAD_REFERENCE_DATA, text)
+
+
+def off_tick(price: int, instrument: Instrument) -> Refusal:
+    tick = instrument.ticks.tick_at(price)
+    return Refusal(Reason.OFF_TICK, f"Expected a multiple of {tick}, got {price} - at `$.price`")
+
+
+def phase_label(phase: int) -> str:
+    """Also for a number that is no phase, which a caller of the library can send."""
+    return Phase(phase).label if 0 <= phase < len(Phase) else str(phase)
+
+
+def beyond_limits(price: int, instrument: Instrument) -> bool:
+    return bool(instrument.lower and price < instrument.lower) or bool(instrument.upper and price > instrument.upper)
+
+
+def check_table(name: str, effective: int, rows: list[tuple[int, int]]) -> Refusal | None:
+    """Name, date and bounds of a new table; its own constructor checks what the rows mean."""
+    if not is_id(name):
+        text = f"Expected a table name of 1 to 36 printable characters, got {plain(name)} - at `$.table`"
+        return Refusal(Reason.BAD_REFERENCE_DATA, text)
+    if effective and not is_date(effective):
+        text = f"Expected a date as YYYYMMDD, or 0 for the next day, got {number(effective)} - at `$.effective`"
+        return Refusal(Reason.BAD_REFERENCE_DATA, text)
+    for i, (first, second) in enumerate(rows):
+        if not (0 <= first <= PRICE_MAX and 0 <= second <= PRICE_MAX):
+            text = f"Expected 0 to {PRICE_MAX}, got {number(first)}, {number(second)} - at `$.rows[{i}]`"
+            return Refusal(Reason.BAD_REFERENCE_DATA, text)
+    return None
+
+
+def check_uncrossed(instrument: Instrument) -> Refusal | None:
+    """Zaraba may begin only where nothing could trade at once: otherwise who trades with whom would be arbitrary."""
+    book = instrument.book
+    bid = book.best(BUY)
+    ask = book.best(SELL)
+    if bid and ask and bid >= ask:
+        text = f"Expected a book that does not cross, got {instrument.code} with bid {bid}, ask {ask}"
+        return Refusal(Reason.BAD_TRANSITION, f"{text}: hold a call first")
+    if book.head(BUY, 0) or book.head(SELL, 0):
+        text = f"Expected no orders without a limit in {instrument.code}: hold a call first"
+        return Refusal(Reason.BAD_TRANSITION, text)
+    return None
+
+
+def check_offered(command: NewOrder, instrument: Instrument, validity: int) -> Refusal | None:
+    """Whether the instrument has such orders at all."""
+    rules = instrument.rules
+    what = ""
+    if rules.order_types & (1 << command.order_type) == 0:
+        what = f"{OrderType(command.order_type).name} orders - at `$.order_type`"
+    elif rules.validities & validity == 0:
+        what = f"{TimeInForce(command.time_in_force).name} orders - at `$.time_in_force`"
+    elif command.display_quantity:
+        what = "icebergs - at `$.display_quantity`"
+    elif command.stop_price:
+        what = "stop orders - at `$.stop_price`"
+    elif command.minimum_quantity:
+        what = "minimum quantities - at `$.minimum_quantity`"
+    elif command.post_only:
+        what = "post-only orders - at `$.post_only`"
+    elif command.self_trade != SelfTrade.DEFAULT and command.self_trade != SelfTrade.NONE:
+        what = "self-trade prevention - at `$.self_trade`"
+    elif command.expire_date:
+        what = "orders with a last day - at `$.expire_date`"
+    if what:
+        return Refusal(Reason.NOT_OFFERED, f"{instrument.code} does not offer {what}")
+    if rules.restriction_of_market_order and 1 << command.order_type & MARKET:
+        text = f"{instrument.code} takes no market orders - at `$.order_type`"
+        return Refusal(Reason.MARKET_ORDERS_RESTRICTED, text)
+    return None
+
+
+def check_quantity(quantity: int, instrument: Instrument) -> Refusal | None:
+    if not 1 <= quantity <= QUANTITY_MAX:
+        text = f"Expected a quantity from 1 to {QUANTITY_MAX}, got {number(quantity)} - at `$.quantity`"
+        return Refusal(Reason.BAD_QUANTITY, text)
+    if quantity % instrument.lot:
+        text = f"Expected a multiple of {instrument.lot}, the lot of {instrument.code}, got {quantity}"
+        return Refusal(Reason.OFF_LOT, f"{text} - at `$.quantity`")
+    return None
+
+
+def check_price(price: int, quantity: int, market: bool, instrument: Instrument) -> Refusal | None:
+    """Price, tick, limits and value of an order. What it may be worth is bounded at the worst price it can get."""
+    if market:
+        if price:
+            text = f"Expected no price (0) for an order without a limit, got {number(price)} - at `$.price`"
+            return Refusal(Reason.BAD_PRICE, text)
+    else:
+        if not 1 <= price <= PRICE_MAX:
+            text = f"Expected a price from 1 to {PRICE_MAX}, got {number(price)} - at `$.price`"
+            return Refusal(Reason.BAD_PRICE, text)
+        if not instrument.ticks.is_valid(price):
+            return off_tick(price, instrument)
+        if instrument.lower and price < instrument.lower:
+            text = f"Expected a price not below the day's limit {instrument.lower}, got {price} - at `$.price`"
+            return Refusal(Reason.BELOW_LIMIT, text)
+        if instrument.upper and price > instrument.upper:
+            text = f"Expected a price not above the day's limit {instrument.upper}, got {price} - at `$.price`"
+            return Refusal(Reason.ABOVE_LIMIT, text)
+    worst = max(price, instrument.upper)
+    if worst * quantity >= VALUE_MAX:
+        text = f"Expected price times quantity below {VALUE_MAX}, got {quantity} at up to {worst} - at `$.quantity`"
+        return Refusal(Reason.VALUE_TOO_LARGE, text)
+    return None

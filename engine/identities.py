@@ -1,0 +1,136 @@
+"""Who asked for what, under which id, and what became of it: remembered for the life of the log.
+
+Every id that a member ever used is kept with a fingerprint of what was asked and with the outcome, so that asking again
+is harmless. An accepted order or cancel costs two integers; the answer is rebuilt from the order's row. Any other
+answer is kept as it was given.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Final
+from zlib import adler32, crc32
+
+import msgspec
+
+from engine.commands import MemberCommand
+from engine.events import Event
+
+#: The digest hashes rows and records by blocks of this many. Part of its definition: changing it changes every digest.
+BLOCK: Final = 4096
+
+# What is remembered about an id: in the low bits what became of it, above them an index.
+ORDER: Final = 0  #: an order was accepted: its number
+WAITING_ORDER: Final = 1  #: the same, outside the book at first
+CANCEL: Final = 2  #: an order was cancelled: its number
+EVENT: Final = 3  #: any other answer: its place among the kept events
+
+
+class Member:
+    """One firm, known from its first well-formed command on."""
+
+    def __init__(self, index: int, name: str) -> None:
+        self.index: Final = index
+        self.name: Final = name
+        self.records: Final[dict[str, int]] = {}  #: client_order_id or request_id to its record
+
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def fingerprint(command: MemberCommand) -> int:
+    """63 bits over all fields of a command: two commands under one id are the same when these are.
+
+    Not Python's ``hash``, which differs between runs. Values far beyond the wire's bounds, which only a caller of the
+    library can send, have no encoding; they are spelled out instead, to be refused like any other.
+    """
+    try:
+        content = encode(command)
+    except (OverflowError, ValueError):
+        values = [getattr(command, field) for field in command.__struct_fields__]
+        spelled = [format(value, "x") if isinstance(value, int) else ascii(value) for value in values]
+        content = " ".join([type(command).__name__, *spelled]).encode()
+    return crc32(content) << 31 ^ adler32(content)
+
+
+class Identities:
+    """The members, and for each id they used what was asked and answered."""
+
+    def __init__(self) -> None:
+        self.members: Final[list[Member]] = []
+        self.by_name: Final[dict[str, Member]] = {}
+        self._fingerprints: Final[list[int]] = []
+        self._outcomes: Final[list[int]] = []
+        self._kept: Final[list[Event]] = []
+        # Digests of blocks that can no longer change, by number: a cache, no part of the state.
+        self._records_digests: Final[dict[int, bytes]] = {}
+        self._kept_digests: Final[dict[int, bytes]] = {}
+
+    def add(self, name: str) -> Member:
+        """A member that was not known so far."""
+        member = Member(len(self.members), name)
+        self.members.append(member)
+        self.by_name[name] = member
+        return member
+
+    def is_same(self, record: int, command: MemberCommand) -> bool:
+        """Whether ``command`` is what was asked under this record."""
+        return self._fingerprints[record] == fingerprint(command)
+
+    def outcome(self, record: int) -> int:
+        """What became of a request: in the low two bits the kind, above them an index."""
+        return self._outcomes[record]
+
+    def kept(self, index: int) -> Event:
+        """An answer that was kept as it was given."""
+        return self._kept[index]
+
+    def remember(self, member: Member, request_id: str, command: MemberCommand, kind: int, index: int) -> None:
+        member.records[request_id] = len(self._fingerprints)
+        self._fingerprints.append(fingerprint(command))
+        self._outcomes.append(index << 2 | kind)
+
+    def keep(self, member: Member, request_id: str, command: MemberCommand, event: Event) -> None:
+        """Remember ``event`` itself as the outcome of the command."""
+        self.remember(member, request_id, command, EVENT, len(self._kept))
+        self._kept.append(event)
+
+    def find(self, member: Member, client_order_id: str) -> int:
+        """The number of a member's order; 0: it has none of that id."""
+        record = member.records.get(client_order_id, -1)
+        if record < 0 or self._outcomes[record] & 3 > WAITING_ORDER:
+            return 0
+        return self._outcomes[record] >> 2
+
+    def digests(self) -> list[bytes]:
+        """Over all of it, block by block; what can no longer change is hashed once.
+
+        The ids need no place of their own: each is in the content of a fingerprint, and its member in the outcome.
+        """
+        digests = [self._records_digest(block) for block in range(len(self._fingerprints) // BLOCK + 1)]
+        digests.extend([self._kept_digest(block) for block in range(len(self._kept) // BLOCK + 1)])
+        digests.append(encode([member.name for member in self.members]))
+        return digests
+
+    def _records_digest(self, block: int) -> bytes:
+        """Over one block of what is remembered of requests; a record never changes."""
+        known = self._records_digests.get(block)
+        if known is not None:
+            return known
+        start = block * BLOCK
+        end = start + BLOCK
+        result = blake2b(encode([self._fingerprints[start:end], self._outcomes[start:end]]), digest_size=32).digest()
+        if end <= len(self._fingerprints):
+            self._records_digests[block] = result
+        return result
+
+    def _kept_digest(self, block: int) -> bytes:
+        """Over one block of the answers that are kept as events."""
+        known = self._kept_digests.get(block)
+        if known is not None:
+            return known
+        end = (block + 1) * BLOCK
+        result = blake2b(encode(self._kept[block * BLOCK : end]), digest_size=32).digest()
+        if end <= len(self._kept):
+            self._kept_digests[block] = result
+        return result
