@@ -188,29 +188,35 @@ async def test_old_reports_are_read_by_a_process_of_its_own(directory: Path):
 
 
 async def test_a_market_lives_its_days_settles_and_ends_by_itself_when_told_to(directory: Path):
-    (directory / "dojima.toml").write_text(
-        """
-        [clock]
-        factor = 3000
-        start = "2026-11-24T08:59:00+09:00"
-        skip_idle = true
-        [schedule]
-        days = 3
-        open_days = 1
-        [settlement]
-        openings = "openings.csv"
-        [[instrument]]
-        instrument = "KDX-1"
-        """
-    )
+    text = """
+    [clock]
+    factor = {factor}
+    start = "2026-11-24T09:00:00+09:00"
+    skip_idle = true
+    [schedule]
+    days = 3
+    open_days = 1
+    [settlement]
+    openings = "openings.csv"
+    [[instrument]]
+    instrument = "KDX-1"
+    """
+    (directory / "dojima.toml").write_text(text.format(factor=1))
     (directory / "openings.csv").write_text("account,asset,quantity\nalfa,JPY,1000000\nbravo,KDX-1,10\n")
-    async with exchange(directory, "--until-done") as running:
+    async with exchange(directory) as running:  # it is 9 o'clock, and stays so for a while
         await running.until("phase")
         async with member(running.url, "alfa") as alfa, member(running.url, "bravo") as bravo:
             await alfa.send(buy("a-1", 100_000, 5, "KDX-1"))
             await bravo.send(sell("b-1", 100_000, 5, "KDX-1"))
-            assert isinstance((await alfa.until_reports(2))[2].event, Fill)
+            await alfa.until_reports(1)
+            await bravo.until_reports(1)
+        await running.kill()
+    (directory / "dojima.toml").write_text(text.format(factor=100_000))
+    async with exchange(directory, "--until-done") as running:
+        assert (await running.until("stopped"))["sequence"]
         assert await asyncio.wait_for(running.process.wait(), 60) == 0
+    auctions = [line for line in running.said if line["event"] == "auction" and line["price"]]
+    assert [(line["price"], line["volume"]) for line in auctions] == [(100_000, 5)]
     assert replay(directory).engine.date == 20261126
     settlement = await Settlement.open(directory, market="DOJIMA", clock=time.time_ns)
     try:

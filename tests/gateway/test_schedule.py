@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -186,29 +188,45 @@ def test_a_round_the_clock_book_rolls_at_midnight():
     assert day.at("2026-11-25T00:00:00") == [StartDay(20261125), SetPhase("C", Phase.CONTINUOUS)]
 
 
+class SleepingClock(AcceleratedClock):
+    """Time passes by sleeping only, so the machine's speed does not show."""
+
+    def __init__(self, factor: int, start_ns: int) -> None:
+        super().__init__(factor, start_ns, skip=True)
+        self.slept_ns = 0
+
+    def now_ns(self) -> int:
+        return self._market + self.slept_ns * self.factor
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept_ns += int(seconds * 1e9)
+        await asyncio.sleep(0)
+
+    def _jump(self, time_ns: int) -> None:
+        self._market, self.slept_ns = time_ns, 0
+
+
 async def test_an_accelerated_market_lives_its_days_and_skips_its_nights():
-    config = settings.parse(
-        '[clock]\nfactor = 1000000\nstart = "2026-11-24T08:59:00+09:00"\nskip_idle = true\n'
-        '[schedule]\ndays = 3\n[[instrument]]\ninstrument = "A"\n'
-    )
-    storage = MemoryStorage()
-    clock = AcceleratedClock(1_000_000, settings.start_ns(config.clock.start), skip=True)
-    log = open_log(config, storage, clock)
+    config = settings.parse('[schedule]\ndays = 3\n[[instrument]]\ninstrument = "A"\n')
+    clock = SleepingClock(60, ns("2026-11-24T08:59:00"))
+    log = open_log(config, MemoryStorage(), clock)
+    said: list[tuple[str, Any]] = []
     exchange = Exchange(
         config,
         log=log,
         clock=clock,
         calendar=CALENDAR,
-        reference=settings.listings(config, None),  # type: ignore[arg-type]
+        reference=settings.listings(config, Path()),
+        say=lambda event, **fields: said.append((event, fields)),
     )
     exchange.replay()
     task = asyncio.create_task(exchange.run(MemoryBus()))
-    await asyncio.wait_for(exchange.schedule_ended.wait(), 20)
+    await asyncio.wait_for(exchange.schedule_ended.wait(), 30)
     exchange.stop()
     await task
     log.close()
-    assert exchange.schedule.days_started == 3
-    assert exchange.engine.date == 20261126
+    assert [fields["date"] for event, fields in said if event == "day"] == [20261124, 20261125, 20261126]
+    assert [fields["phase"] for event, fields in said if event == "auction"] == ["OpeningAuction", "ClosingAuction"] * 3
     assert exchange.engine.instrument("A").phase == Phase.CLOSED
 
 
