@@ -189,7 +189,7 @@ def test_a_round_the_clock_book_rolls_at_midnight():
 
 
 class SleepingClock(AcceleratedClock):
-    """Time passes by sleeping only, so the machine's speed does not show."""
+    """Time passes while the schedule sleeps, and only then, so the machine's speed does not show."""
 
     def __init__(self, factor: int, start_ns: int) -> None:
         super().__init__(factor, start_ns, skip=True)
@@ -199,8 +199,11 @@ class SleepingClock(AcceleratedClock):
         return self._market + self.slept_ns * self.factor
 
     async def sleep(self, seconds: float) -> None:
-        self.slept_ns += int(seconds * 1e9)
-        await asyncio.sleep(0)
+        task = asyncio.current_task()
+        assert task is not None
+        if task.get_name() == "schedule":
+            self.slept_ns += int(seconds * 1e9)
+        await asyncio.sleep(0.0001)
 
     def _jump(self, time_ns: int) -> None:
         self._market, self.slept_ns = time_ns, 0
