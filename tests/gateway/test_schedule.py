@@ -211,7 +211,7 @@ class SleepingClock(AcceleratedClock):
 
 async def test_an_accelerated_market_lives_its_days_and_skips_its_nights():
     config = settings.parse('[schedule]\ndays = 3\n[[instrument]]\ninstrument = "A"\n')
-    clock = SleepingClock(60, ns("2026-11-24T08:59:00"))
+    clock = SleepingClock(6000, ns("2026-11-24T08:59:00"))
     log = open_log(config, MemoryStorage(), clock)
     said: list[tuple[str, Any]] = []
     exchange = Exchange(
