@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from gateway.demo.member import Progress
 from gateway.demo.strategy import FIRMS, plan
 from gateway.demo.tokens import PRICE_UNKNOWN, load_tokens
 from tests.conftest import processes_with
+from tests.require import require
 
 #: A hang shows as a failure; says nothing about speed.
 PATIENCE = 150.0
@@ -185,3 +188,34 @@ def test_moves_are_drawn_between_lowest_and_highest() -> None:
 def test_a_firms_word_about_itself_survives_the_pipe() -> None:
     progress = Progress("sakura", sent=3, done=True)
     assert msgspec.json.decode(msgspec.json.encode(progress), type=Progress) == progress
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_kills_at_any_points_lose_and_double_nothing(tmp_path: Path, seed: int) -> None:
+    points = ",".join(str(point) for point in sorted(Random(seed).sample(range(101), 5)))
+    options = ("--tokens", "8", "--seconds", "8", "--seed", str(seed), "--crash-at", points)
+    status, summary, err = finish(start(tmp_path, *options))
+    assert (status, summary["agrees"], summary["crashes"]) == (0, True, 5), f"{points}: {summary['problems']} {err}"
+
+
+@pytest.mark.slow
+def test_a_day_on_mosquitto_with_passwords_and_an_access_list(tmp_path: Path) -> None:
+    """Twice, so that the second market meets what the broker kept of the first."""
+    mosquitto = require("mosquitto")
+    require("mosquitto_passwd", part_of="mosquitto")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    setup = Path(__file__).parents[2] / "deploy" / "mosquitto" / "setup.py"
+    subprocess.run([sys.executable, setup, tmp_path / "broker", *FIRMS, "--port", port], check=True)
+    broker = subprocess.Popen([mosquitto, "-c", tmp_path / "broker" / "mosquitto.conf"], stderr=subprocess.DEVNULL)
+    try:
+        for run in ("first", "second"):
+            road = ("--broker", f"mqtt://127.0.0.1:{port}", "--secrets", str(tmp_path / "broker" / "secrets"))
+            day = ("--tokens", "3", "--seconds", "5", "--crash-at", "40%")
+            status, summary, err = finish(start(tmp_path / run, *road, *day))
+            assert (status, summary["agrees"], summary["restarts"]) == (0, True, 1), err
+    finally:
+        broker.kill()
+        broker.wait()
