@@ -52,8 +52,9 @@ class Payloads:
     """The flow as bytes, and what is right of it."""
 
     def __init__(self, commands: int, batch: int) -> None:
-        self.truth = flow.Truth()
-        made = list(flow.messages(commands, batch, self.truth))
+        judge = flow.Judge()
+        made = list(flow.messages(commands, batch, judge))
+        self.truth = judge.truth
         self.messages = [(message.participant, message.payload()) for message in made]
         self.digest = flow.digest(made)
         self.commands = self.truth.commands

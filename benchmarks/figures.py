@@ -104,7 +104,8 @@ def finish(result: dict[str, Any], show: Callable[[Console, dict[str, Any]], Non
     if as_json:
         print(json.dumps(result))
     else:
-        console = Console(highlight=False)
+        # A file or a pipe has no width; 80 columns would break the tables.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
         show(console, result)
         console.print(f"{result['workload']['about']}", style="dim", soft_wrap=True)
         console.print(machine.banner(result["environment"]), style="dim", soft_wrap=True)

@@ -78,45 +78,58 @@ def member_name(number: int) -> str:
     return f"m{number:02d}"
 
 
-def messages(commands: int, batch: int, truth: Truth, members: int = MEMBERS) -> Iterator[Message]:
+class Judge:
+    """Says what is right of any sequence of the flow's commands, with the plain matcher of ``generate.py``."""
+
+    def __init__(self) -> None:
+        self.truth = Truth()
+        self._book = generate.Plain()
+        self._numbers: dict[tuple[str, str], int] = {}  # the engine's: orders are numbered as they arrive
+
+    def take(self, participant: str, command: Command) -> None:
+        """The next command as it reaches the market."""
+        truth, book = self.truth, self._book
+        truth.commands += 1
+        if isinstance(command, NewOrder):
+            truth.orders += 1
+            self._numbers[participant, command.client_order_id] = truth.orders
+            ioc = command.time_in_force == TimeInForce.IOC
+            book.new(truth.orders, command.side, command.price, command.quantity, ioc)
+            truth.trades, truth.volume, truth.notional = book.trades, book.volume, book.notional
+            truth.checksum = book.checksum
+        else:
+            assert isinstance(command, CancelOrder)
+            number = self._numbers.pop((participant, command.client_order_id))  # nobody asks twice
+            truth.refused += number not in book.open
+            book.cancel(number)
+
+
+def messages(commands: int, batch: int, judge: Judge, members: int = MEMBERS) -> Iterator[Message]:
     """``commands`` commands in messages of ``batch``, the last of each member perhaps fewer.
 
-    ``truth`` is filled along the way and is right once all are taken.
+    ``judge.truth`` is right once all are taken.
     """
-    book = generate.Plain()
-    numbers: dict[int, int] = {}  # the engine's number by the stream's: orders are numbered as they arrive
-    waiting: list[list[tuple[int, ...]]] = [[] for _ in range(members)]
-    recipe = generate.recipes(commands)[0]
+    waiting = [Message(member_name(number), []) for number in range(members)]
 
     def send(member: int) -> Message:
-        records, waiting[member] = waiting[member], []
-        batch_of = Message(member_name(member), [])
-        for operation, side, flags, _, price, quantity, number in records:
-            truth.commands += 1
-            if operation == generate.NEW:
-                truth.orders += 1
-                numbers[number] = truth.orders
-                book.new(truth.orders, side, price, quantity, bool(flags & generate.IOC))
-                life = TimeInForce.IOC if flags & generate.IOC else TimeInForce.DAY
-                order = NewOrder(f"o{number}", CODE, Side(side), quantity, price, time_in_force=life)
-                batch_of.commands.append(order)
-            else:
-                order_number = numbers.pop(number)  # nobody asks twice
-                truth.refused += order_number not in book.open
-                book.cancel(order_number)
-                batch_of.commands.append(CancelOrder(f"c{number}", f"o{number}"))
-        truth.trades, truth.volume, truth.notional = book.trades, book.volume, book.notional
-        truth.checksum = book.checksum
-        return batch_of
+        message, waiting[member] = waiting[member], Message(member_name(member), [])
+        for command in message.commands:
+            judge.take(message.participant, command)
+        return message
 
-    for record in generate.stream(recipe, commands, [generate.Plain()]):
-        fields = generate.RECORD.unpack(record)
-        member = fields[6] % members
-        waiting[member].append(fields)
-        if len(waiting[member]) == batch:
+    for record in generate.stream(generate.recipes(commands)[0], commands, [generate.Plain()]):
+        operation, side, flags, _, price, quantity, number = generate.RECORD.unpack(record)
+        member = number % members
+        if operation == generate.NEW:
+            life = TimeInForce.IOC if flags & generate.IOC else TimeInForce.DAY
+            order = NewOrder(f"o{number}", CODE, Side(side), quantity, price, time_in_force=life)
+            waiting[member].commands.append(order)
+        else:
+            waiting[member].commands.append(CancelOrder(f"c{number}", f"o{number}"))
+        if len(waiting[member].commands) == batch:
             yield send(member)
     for member in range(members):
-        if waiting[member]:
+        if waiting[member].commands:
             yield send(member)
 
 
