@@ -81,7 +81,7 @@ def order_matching(symbols: int) -> Session:
                 if ioc and order.size > 0:
                     engine.cancel_order(name)
             else:
-                try:  # not contextlib.suppress, which costs half a microsecond
+                try:  # not contextlib.suppress: it would be two more calls per command
                     engine.cancel_order(str(number))
                 except ValueError:  # its answer for an order that is gone
                     continue
@@ -121,7 +121,7 @@ def lightmatchingengine(symbols: int) -> Session:
                 elif order.leaves_qty > 0:
                     engine.cancel_order(order.order_id, symbol)
             else:
-                try:  # not contextlib.suppress, which costs half a microsecond
+                try:  # not contextlib.suppress: it would be two more calls per command
                     engine.cancel_order(peer_id[number], symbol)
                 except AssertionError:  # its answer for a filled order whose level is gone
                     continue
@@ -169,7 +169,7 @@ def pyorderbook(symbols: int) -> Session:
                 elif order.quantity:
                     book.cancel(order)
             else:
-                try:  # not contextlib.suppress, which costs half a microsecond
+                try:  # not contextlib.suppress: it would be two more calls per command
                     book.cancel(orders[number])
                 except KeyError:  # its answer for an order that is gone
                     continue
