@@ -27,6 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST = 11
 NEWEST = 14  #: the newest that the dependencies are known to ship wheels for
+#: Tests that wait for processes leave the cores to others, so two workers pay even on one core.
+WORKERS = str(max(2, min(8, os.cpu_count() or 1)))
 PROBE = (
     "import ensurepip, sys, sysconfig, venv\n"
     "final = sys.version_info.releaselevel == 'final' and not sysconfig.get_config_var('Py_GIL_DISABLED')\n"
@@ -95,7 +97,7 @@ def run_pytest(what: str, python: Path, arguments: list[str]) -> Row:
     """Run the suite; the counts come from pytest's own record, not from its prose."""
     with tempfile.TemporaryDirectory(prefix="dojima-test-") as folder:
         record = Path(folder, "junit.xml")
-        status, seconds = run(python, "-m", "pytest", f"--junitxml={record}", *arguments)
+        status, seconds = run(python, "-m", "pytest", "-n", WORKERS, f"--junitxml={record}", *arguments)
         if not record.exists():
             return Row(what, f"FAILED ({status}, no test ran)", seconds=seconds)
         suites = ElementTree.parse(record).getroot().findall("testsuite")
