@@ -7,7 +7,11 @@ import contextlib
 import datetime
 import json
 import logging
+import os
+import queue
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,8 +66,7 @@ def run(
         if broker is not None:
             loaded = msgspec.structs.replace(loaded, broker=msgspec.structs.replace(loaded.broker, url=broker))
             loaded = settings.parse(settings.to_toml(loaded), "--broker")
-        say = _say_json if as_json else _Screen()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with _Aside(_say_json if as_json else _Screen()) as say, asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(directory, loaded, say=say, until_done=until_done))
     except settings.ConfigError as error:
         errors.print(f"[red]Settings:[/] {error}", soft_wrap=True, markup=True)
@@ -84,6 +87,36 @@ def _loop_factory() -> Any:
 
         return uvloop.new_event_loop
     return None
+
+
+class _Aside:
+    """Tells from a thread of its own, so that the exchange never waits for whoever reads, nor ends with them."""
+
+    def __init__(self, tell: Callable[..., None]) -> None:
+        self._tell = tell
+        self._lines: queue.Queue[tuple[str, dict[str, Any]] | None] = queue.Queue(10_000)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        with contextlib.suppress(queue.Full):  # nobody has read the last 10,000 lines
+            self._lines.put_nowait((event, fields))
+
+    def _run(self) -> None:
+        try:
+            while (line := self._lines.get()) is not None:
+                self._tell(line[0], **line[1])
+        except OSError:
+            # Whoever read has gone; what Python would still write at its end goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def __enter__(self) -> _Aside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(None)
+        self._thread.join(2)
 
 
 def _say_json(event: str, **fields: Any) -> None:

@@ -226,6 +226,17 @@ async def test_a_market_lives_its_days_settles_and_ends_by_itself_when_told_to(d
         await settlement.close()
 
 
+async def test_an_exchange_outlives_whoever_read_its_output(directory: Path):
+    async with exchange(directory) as running:
+        await running.until("phase")
+        running.process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        async with member(running.url, "alfa") as alfa:
+            await alfa.publish(b"\xc1")
+            await alfa.send(buy("a-1", 100, 10))
+            await alfa.until_reports(1)
+        assert await running.stop() == 0
+
+
 async def test_ctrl_c_ends_it_cleanly_and_says_down(directory: Path):
     async with await EmbeddedBroker.start() as broker:
         async with (
