@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "client": ("gateway.cli.client:app", "Trade as a member: submit, cancel, amend, watch one's reports."),
     "book": ("gateway.cli.book:book", "Watch one instrument: live depth and tape."),
     "replay": ("gateway.cli.replay:replay", "Rebuild the market from an order log, verify it, explain an order."),
+    "export": ("gateway.cli.export:export", "Write trades, orders, books and auctions of a log as CSV and Parquet."),
     "ledger": ("gateway.cli.ledger:ledger", "Show balances, instructions and the reconciliation with the ledger."),
     "bench": ("gateway.cli.bench:bench", "Measure this machine: neutral workloads and micro benchmarks."),
     "config": ("gateway.cli.config:config_app", "Show, check and explain the configuration."),
