@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -27,18 +28,15 @@ NOT_OURS = {Path("LICENSE")}
 
 
 def tracked() -> list[Path]:
-    """The project's files: those git knows, or, in an unpacked archive, those that are not made by tools."""
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listing.returncode == 0:
-        paths = [Path(name) for name in listing.stdout.split("\0") if name]
+    """The project's files: those git knows, or, without git, all that tools do not make."""
+    if shutil.which("git") and (ROOT / ".git").exists():
+        listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        paths = [Path(name) for name in listing.split("\0") if name]
     else:
-        paths = [
-            path.relative_to(ROOT)
-            for folder in ("engine", "gateway", "tests", "benchmarks", "docs", "deploy", ".ci", ".")
-            for path in ((ROOT / folder).glob("*") if folder == "." else (ROOT / folder).rglob("*"))
-            if path.is_file() and "__pycache__" not in path.parts
-        ]
-    return [path for path in paths if (ROOT / path).is_file() and path not in NOT_OURS]
+        rooms = ("engine", "gateway", "tests", "benchmarks", "docs", "deploy", ".ci")
+        everything = [*ROOT.glob("*"), *(path for room in rooms for path in (ROOT / room).rglob("*"))]
+        paths = [path.relative_to(ROOT) for path in everything if "__pycache__" not in path.parts]
+    return sorted(path for path in paths if (ROOT / path).is_file() and path not in NOT_OURS)
 
 
 def unwelcome(text: str) -> list[str]:
