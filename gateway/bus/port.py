@@ -1,8 +1,8 @@
 """What the gateway asks of a bus, whichever it is.
 
 Nothing behind this port knows MQTT: tests and the simulator bring ``memory.MemoryBus``, a FIX or ITCH door would be
-one more class. All methods that carry data are plain calls, not coroutines: one message costs no task and no suspension,
-and the order of calls is the order on the wire.
+one more class. All methods that carry data are plain calls, not coroutines: one message costs no task and no
+suspension, and the order of calls is the order on the wire.
 """
 
 from __future__ import annotations
