@@ -78,7 +78,11 @@ class DayPlan:
 
 
 class ReferenceData:
-    """The tables and the calendar."""
+    """The tables and the calendar.
+
+    ``set_tick_table``, ``set_limit_table`` and ``set_calendar`` take one in and say so, or answer why not and change
+    nothing.
+    """
 
     def __init__(self) -> None:
         self.tick_tables: Final = DatedTables(TICK_TABLES)
