@@ -53,6 +53,7 @@ fi
 if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$(stamp)" ]; then
     echo "Installing into $venv (about a minute the first time)"
     rm -f "$venv/.installed"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable ".[$extra]"
+    # What compiles the engine is deploy/build.py, with the compiler's types from this very environment.
+    DOJIMA_BACKEND=interpreted "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --editable ".[$extra]"
     stamp >"$venv/.installed"
 fi

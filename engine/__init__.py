@@ -20,7 +20,7 @@ Equilibrium(price=100500, volume=20, surplus=10)
 
 from typing import Final
 
-from engine import core as _core
+from engine.backend import confirm as _confirm
 from engine.commands import (
     AmendOrder,
     CancelOrder,
@@ -62,8 +62,8 @@ from engine.events import (
 from engine.market import InstrumentView, OrderView
 from engine.types import CancelReason, OrderType, Phase, Reason, SelfTrade, Side, TimeInForce
 
-#: Which engine is loaded: the same source, as it stands or compiled.
-BACKEND: Final = "interpreted" if str(_core.__file__).endswith(".py") else "compiled"
+#: Which engine is loaded, "compiled" or "interpreted": the same source. ``DOJIMA_BACKEND`` chooses.
+BACKEND: Final = _confirm()
 
 __all__ = [
     "BACKEND",

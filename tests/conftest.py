@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import engine
 from tests.require import require as _require
 
 # No deadline: a noisy machine is not a bug. The health check on slow data is about speed as well.
@@ -23,6 +24,14 @@ settings.register_profile(
 )
 settings.register_profile("nightly", settings.get_profile("default"), derandomize=False, max_examples=2_000)
 settings.load_profile(os.environ.get("DOJIMA_PROFILE", "default"))
+
+#: Which engine is tested is said and made sure of: a run that meant the other one proves nothing.
+assert os.environ.get("DOJIMA_BACKEND", engine.BACKEND) == engine.BACKEND
+
+
+def pytest_report_header() -> str:
+    return f"engine: {engine.BACKEND}"
+
 
 MARK = "DOJIMA_TEST_SESSION"
 SECONDS_TO_END = 5.0

@@ -20,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ENGINE_MAY_IMPORT = {
     *("__future__", "abc", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq"),
     *("itertools", "operator", "re", "struct", "typing", "zlib"),
-    *("engine", "msgspec", "sortedcontainers"),
+    *("engine", "librt", "msgspec", "mypy_extensions", "sortedcontainers"),
 }
+#: Looks for binaries and reads one variable of the environment, on import and never again.
+BACKEND_MAY_IMPORT = ENGINE_MAY_IMPORT | {"importlib", "json", "os", "pathlib", "sys", "types"}
 #: The log writes files, in a thread of its own where the caller wishes.
 LOG_MAY_IMPORT = ENGINE_MAY_IMPORT | {"errno", "fcntl", "io", "os", "pathlib", "sys", "threading"}
 MQTT = {"aiomqtt", "amqtt", "asyncio_mqtt", "gmqtt", "paho"}
@@ -100,9 +102,13 @@ def each(paths: list[Path]) -> pytest.MarkDecorator:
 # --- the rules hold ----------------------------------------------------------------------------------------------
 
 
-@each(sources("engine", without=("engine/log",)))
+@each(sources("engine", without=("engine/log", "engine/backend.py")))
 def test_the_engine_imports_nothing_that_could_surprise_it(path: Path) -> None:
     assert outside(path.read_text(), ENGINE_MAY_IMPORT) == []
+
+
+def test_what_chooses_the_engine_reaches_little_else() -> None:
+    assert outside((ROOT / "engine" / "backend.py").read_text(), BACKEND_MAY_IMPORT) == []
 
 
 @each(sources("engine/log"))

@@ -1,0 +1,59 @@
+"""Compiles the engine with mypyc. What else there is to say about the package stands in pyproject.toml.
+
+Without a C compiler the build goes on and the engine runs interpreted (``optional``). ``DOJIMA_BACKEND=interpreted``
+builds nothing. When all of it is built, the hashes of the sources are recorded beside the binaries: see
+``engine/backend.py``, which refuses a binary that is not of its source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+backend = runpy.run_path(str(ROOT / "engine" / "backend.py"))
+wanted = os.environ.get(backend["VARIABLE"]) != backend["INTERPRETED"]
+
+
+class BuildEngine(build_ext):
+    """Translates only when something is built: pip runs this file several times just to ask for names."""
+
+    def finalize_options(self) -> None:
+        self.done: list[str] = []
+        if wanted:
+            from mypyc.build import mypycify
+
+            self.hashes = backend["hashes"]()  # of what is translated, should somebody edit meanwhile
+            files = [str(path.relative_to(ROOT)) for path in backend["sources"]().values()]
+            self.distribution.ext_modules = mypycify(["--strict", *files], group_name="engine", debug_level="0")
+            for extension in self.distribution.ext_modules:
+                extension.optional = True
+        super().finalize_options()
+
+    def run(self) -> None:
+        if not wanted:
+            return
+        built = Path(self.build_lib, "engine")
+        records = [backend["record"](built)]
+        if self.inplace or self.editable_mode:
+            records.append(backend["record"](ROOT / "engine"))
+        for record in records:  # a build that is cut short leaves binaries that nobody vouches for
+            record.unlink(missing_ok=True)
+        super().run()
+        if len(self.done) == len(self.extensions):
+            for record in records:
+                record.parent.mkdir(parents=True, exist_ok=True)
+                record.write_text(json.dumps({"sources": self.hashes}, indent=1) + "\n", encoding="utf-8")
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)  # raises where it fails; the caller goes on, since the extension is optional
+        self.done.append(ext.name)
+
+
+# The one extension named here only says that there are some; ``BuildEngine`` puts the real ones in its place.
+setup(ext_modules=[Extension("engine.core", [])] if wanted else [], cmdclass={"build_ext": BuildEngine})

@@ -1,0 +1,233 @@
+"""A market's life from a seed, for comparing one engine with another: most commands succeed, many do not, some twice.
+
+    python -m tests.engine.invent SEED COMMANDS
+
+runs it through whichever engine is loaded and prints, as JSON, which one that is and what everything came to: a hash
+of the log, in which marks carry the digests of events and state. Two engines that agree print the same log.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Any
+
+import engine
+from engine import (
+    AmendOrder,
+    CancelOrder,
+    Command,
+    Engine,
+    LimitRow,
+    ListInstrument,
+    MassCancel,
+    NewOrder,
+    OrderType,
+    Phase,
+    ResumeInstrument,
+    SelfTrade,
+    SetCalendar,
+    SetLimitTable,
+    SetPhase,
+    SetReferencePrice,
+    SetTickTable,
+    Side,
+    StartDay,
+    SuspendInstrument,
+    TickRow,
+    TimeInForce,
+)
+from engine.log import LOG_NAME, Header, Log, MemoryStorage, encode_commands
+from engine.log.digest import DigestChain
+from engine.profiles import CONTINUOUS as ZARABA
+from engine.profiles import START, PhaseRules, Profile
+
+CALLS, CONTINUOUS, COARSE = "CALLS", "ZARABA", "COARSE"
+PROFILES: dict[str, Profile] = {CALLS: START, CONTINUOUS: ZARABA, COARSE: ZARABA}
+MEMBERS = ["ichi", "ni", "san", "shi"]
+#: What makes an order odd, up to what only a caller of the library can send.
+ODD: list[dict[str, Any]] = [
+    {"instrument": "NONE"},
+    {"instrument": "no code\n"},
+    {"quantity": 0},
+    {"quantity": -1},
+    {"quantity": 2**40},
+    {"quantity": 2**40 + 1},
+    {"quantity": 2**200},
+    {"price": 0},
+    {"price": -(2**70)},
+    {"price": 2**48, "quantity": 2**13},
+    {"price": 2**48 - 5, "quantity": 2**15},
+    {"price": 2**63},
+    {"account": "a" * 33},
+    {"account": "\N{SNOWMAN}"},
+    {"client_order_id": ""},
+    {"client_order_id": "x" * 37},
+    {"client_order_id": "two words"},
+    {"order_type": OrderType.MARKET},
+    {"order_type": OrderType.MARKET, "price": 0},
+    {"order_type": OrderType.MARKET_TO_LIMIT, "price": 0},
+    {"order_type": OrderType.STOP, "price": 0, "stop_price": 101},
+    {"order_type": OrderType.STOP_LIMIT, "stop_price": 99},
+    {"time_in_force": TimeInForce.GTD, "expire_date": 20261130},
+    {"time_in_force": TimeInForce.FUNARI},
+    {"display_quantity": 10},
+    {"minimum_quantity": 10},
+    {"post_only": True},
+    {"self_trade": SelfTrade.CANCEL_NEWEST},
+    {"self_trade": SelfTrade.DECREMENT},
+]
+
+
+class Life:
+    """Draws commands. What it remembers is only what it has sent, so that it does not depend on the answers."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.ids = 0
+        self.orders: list[tuple[str, str]] = []
+        self.sent: list[tuple[Command, str]] = []
+
+    def new_id(self) -> str:
+        self.ids += 1
+        return f"o-{self.ids}"
+
+    def opening(self) -> Iterator[tuple[Command, str]]:
+        yield SetCalendar(20261101, 20271231, [20261103, 20261123]), ""
+        yield SetTickTable("steps", 0, [TickRow(0, 1), TickRow(100, 5)]), ""
+        yield SetTickTable("tens", 0, [TickRow(0, 10)]), ""
+        yield SetLimitTable("near", 0, [LimitRow(100, 40), LimitRow(0, 80)]), ""
+        yield ListInstrument(CALLS, reference_price=100, tick_table="steps", limit_table="near"), ""
+        yield ListInstrument(CONTINUOUS, profile="CONTINUOUS", reference_price=100, settlement_days=1), ""
+        yield ListInstrument(COARSE, profile="CONTINUOUS", lot=10, tick_table="tens"), ""
+
+    def day(self, date: int, commands: int) -> Iterator[tuple[Command, str]]:
+        """One trading day of about so many commands, from closed books to closed books."""
+        yield StartDay(date), ""
+        phases = dict.fromkeys(PROFILES, Phase.CLOSED)
+        for step in range(commands):
+            if step % max(commands // 12, 1) == 0:
+                for code, profile in PROFILES.items():
+                    phases[code] = self.next_phase(profile, phases[code], last=step * 13 > commands * 11)
+                    yield SetPhase(code, phases[code]), ""
+            yield self.deed()
+        for code, profile in PROFILES.items():
+            while phases[code] != Phase.CLOSED:
+                phases[code] = self.next_phase(profile, phases[code], last=True)
+                yield SetPhase(code, phases[code]), ""
+
+    def next_phase(self, profile: Profile, phase: Phase, *, last: bool) -> Phase:
+        rules: PhaseRules = profile.phases[phase]
+        following = list(rules.following)
+        if last and Phase.CLOSED in following:
+            return Phase.CLOSED
+        if last and Phase.CALL in following:
+            following.remove(Phase.CALL)
+        if not last and Phase.CLOSED in following and len(following) > 1:
+            following.remove(Phase.CLOSED)
+        return self.random.choice(following)
+
+    def deed(self) -> tuple[Command, str]:
+        draw = self.random
+        member = draw.choice(MEMBERS)
+        what = draw.random()
+        command: Command
+        if what < 0.01:
+            command, member = self.of_the_exchange(), draw.choice(["", "", "", "ichi"])
+        elif what < 0.04 and self.sent:
+            command, member = draw.choice(self.sent[-500:])
+            return command, member
+        elif what < 0.30 and self.orders:
+            owner, order = draw.choice(self.orders[-200:])
+            if draw.random() < 0.95:
+                member = owner
+            if draw.random() < 0.7:
+                command = CancelOrder(self.new_id(), order)
+            else:
+                quantity = draw.choice([0, 0, 10, 20, 50, 7, 2**41])
+                command = AmendOrder(self.new_id(), order, quantity, draw.choice([0, 0, 0, 90, 95, 100, 105, 103]))
+        elif what < 0.32:
+            code = draw.choice(["", CALLS, CONTINUOUS, COARSE, "NONE"])
+            side = draw.choice([None, Side.BUY, Side.SELL])
+            low, high = draw.choice([(0, 0), (0, 0), (95, 105), (100, 0), (0, 90), (100, 90), (2**49, 0)])
+            command = MassCancel(self.new_id(), code, side, low, high, draw.choice(["", "", "alpha"]))
+        else:
+            command = self.order()
+            self.orders.append((member, command.client_order_id))
+        self.sent.append((command, member))
+        return command, member
+
+    def order(self) -> NewOrder:
+        draw = self.random
+        code = draw.choice([CALLS, CONTINUOUS, CONTINUOUS, COARSE])
+        # Mostly around 100; now and then far away, and high where the ticks of the day are finer than the level's.
+        price = draw.choice([90, 95, 99, 100, 100, 101, 105, 110, 130]) + draw.choice([0, 0, 0, 5, 10, -5])
+        if draw.random() < 0.05:
+            price = draw.choice([20, 60, 140, 180, 1_000, 10**6, 2**40, 2**44 + 10])
+        validity = draw.choice(list(TimeInForce) if draw.random() < 0.2 else [TimeInForce.DAY, TimeInForce.GTC])
+        made = {
+            "client_order_id": self.new_id(),
+            "instrument": code,
+            "side": draw.choice(list(Side)),
+            "quantity": draw.choice([10, 20, 30, 50, 100]) if code == COARSE else draw.randrange(1, 100),
+            "price": price,
+            "time_in_force": TimeInForce.DAY if draw.random() < 0.5 else validity,
+            "account": draw.choice(["", "", "alpha", "beta"]),
+        }
+        if draw.random() < 0.08:
+            made.update(draw.choice(ODD))
+        return NewOrder(**made)
+
+    def of_the_exchange(self) -> Command:
+        draw = self.random
+        code = draw.choice([CALLS, CONTINUOUS, COARSE])
+        choices: list[Command] = [
+            SuspendInstrument(code),
+            ResumeInstrument(code),
+            SetReferencePrice(code, draw.choice([90, 100, 110, 2**60])),
+            SetTickTable(draw.choice(["steps", "tens"]), 0, [TickRow(0, draw.choice([1, 5, 10]))]),
+            SetPhase(code, draw.choice(list(Phase))),
+            StartDay(20261124),
+            ListInstrument(code),
+        ]
+        return draw.choice(choices)
+
+
+def life(seed: int, commands: int) -> Iterator[tuple[Command, str]]:
+    """About so many commands over four days, with the member that sends each; "" is the exchange."""
+    made = Life(seed)
+    yield from made.opening()
+    for date in (20261124, 20261125, 20261126, 20261127):
+        yield from made.day(date, commands // 4)
+
+
+def outcome(seed: int, commands: int, **choices: str) -> dict[str, Any]:
+    """What a life comes to in an engine made with these choices. The log holds all that has an encoding."""
+    market = Engine(**choices)
+    events = DigestChain()
+    kinds: dict[str, int] = {}
+    storage = MemoryStorage()
+    with Log.open(storage, Header("0")) as log:
+        for number, (command, member) in enumerate(life(seed, commands)):
+            stamp = 1_795_478_400_000_000_000 + number
+            with suppress(OverflowError, UnicodeError):
+                log.write([(stamp, member, encode_commands([command]))])
+            answer = market.apply(command, member, stamp)
+            events.update(market.sequence, stamp, answer)
+            for event in answer:
+                kinds[type(event).__name__] = kinds.get(type(event).__name__, 0) + 1
+            if number % 250 == 0:
+                market.check()
+                log.write_mark(log.sequence, events.mark(), market.digest())
+        market.check()
+        log.write_mark(log.sequence, events.mark(), market.digest())
+    content = storage.files[LOG_NAME]
+    return {"log": blake2b(content, digest_size=16).hexdigest(), "size": len(content), "events": kinds}
+
+
+if __name__ == "__main__":
+    print(json.dumps({"backend": engine.BACKEND, **outcome(int(sys.argv[1]), int(sys.argv[2]))}))
