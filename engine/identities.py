@@ -13,7 +13,7 @@ from zlib import adler32, crc32
 
 import msgspec
 
-from engine.commands import MemberCommand
+from engine.commands import CancelOrder, MemberCommand, NewOrder
 from engine.events import Event
 
 #: The digest hashes rows and records by blocks of this many. Part of its definition: changing it changes every digest.
@@ -74,7 +74,17 @@ class Identities:
         return member
 
     def is_same(self, record: int, command: MemberCommand) -> bool:
-        """Whether ``command`` is what was asked under this record."""
+        """Whether ``command`` is what was asked under this record.
+
+        A fingerprint is a checksum, and a member can compute another command that has the same: then at least what is
+        answered must be of the command's own kind.
+        """
+        kind = self._outcomes[record] & 3
+        if kind == CANCEL:
+            if not isinstance(command, CancelOrder):
+                return False
+        elif kind != EVENT and not isinstance(command, NewOrder):
+            return False
         return self._fingerprints[record] == fingerprint(command)
 
     def outcome(self, record: int) -> int:
