@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter. Only POSIX make and sh are used, and paths stay relative.
 
 .POSIX:
-.PHONY: help demo test test-full nightly bench lint format contract install clean
+.PHONY: help demo test test-full nightly bench bench-report lint format contract install clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -13,6 +13,7 @@ help:
 	@echo 'make test-full  the tests marked slow as well, on one Python'
 	@echo 'make nightly    test-full with many more and fresh random examples'
 	@echo 'make bench      the benchmarks, with the circumstances they were run under'
+	@echo 'make bench-report  all benchmarks on one page, build/benchmarks/report.html; ARGS=--quick for a trial'
 	@echo 'make lint       ruff and mypy only'
 	@echo 'make format     let ruff format the code and repair what it can'
 	@echo 'make contract   write docs/asyncapi.yaml anew from the code'
@@ -38,6 +39,9 @@ nightly: install
 
 bench: install
 	@$(BIN)/dojima bench $(ARGS)
+
+bench-report: install
+	@$(BIN)/python -m benchmarks.report $(ARGS)
 
 lint: install
 	@$(BIN)/ruff check .
