@@ -14,6 +14,7 @@ import argparse
 import csv
 import html
 import importlib.util
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -84,6 +85,17 @@ def states(book: Iterable[Row]) -> dict[tuple[int, str], list[Row]]:
 # --- drawing -----------------------------------------------------------------------------------------------------
 
 
+def round_numbers(low: float, high: float) -> list[float]:
+    """Four to eight numbers of the kind 1, 2, 5 times a power of ten, or whole hours and minutes of times in ns."""
+    steps = [10.0**power * part for power in range(-8, 12) for part in (1, 2, 5)]
+    if low > 1e17:
+        steps = [
+            seconds * 1e9 for seconds in (1e-3, 1e-2, 0.1, 1, 5, 15, 60, 300, 900, 1800, 3600, 14400, 86400, 604800)
+        ]
+    step = next((step for step in steps if (high - low) / step <= 6), steps[-1])
+    return [count * step for count in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
 class Chart:
     """A small SVG chart: axes with a few round numbers, lines, steps, dots, marks."""
 
@@ -118,14 +130,13 @@ class Chart:
         parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(self.title)}">']
         parts.append(f'<text x="{LEFT}" y="16" class="title">{html.escape(self.title)}</text>')
         left, base = LEFT, HEIGHT - BOTTOM
-        for step in range(5):
-            y_value = y_low + y_span * step / 4
-            y = at((x_low, y_value))[1]
+        for value in round_numbers(y_low, y_high):
+            y = at((x_low, value))[1]
             parts.append(f'<path class="grid" d="M{left} {y}H{WIDTH - 12}"/>')
-            parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3}" text-anchor="end">{y_value:,.0f}</text>')
-            x_value = x_low + x_span * step / 4
-            x = at((x_value, y_low))[0]
-            words = x_text(x_value) if x_text else f"{x_value:,.0f}"
+            parts.append(f'<text class="tick" x="{left - 6}" y="{y + 3}" text-anchor="end">{value:,.10g}</text>')
+        for value in round_numbers(x_low, x_low + x_span):
+            words = x_text(value) if x_text else f"{value:,.10g}"
+            x = at((value, y_low))[0]
             parts.append(f'<text class="tick" x="{x}" y="{base + 14}" text-anchor="middle">{words}</text>')
         axes = f"{html.escape(self.x_label)} / {html.escape(self.y_label)}"
         parts.append(f'<text class="tick" x="{WIDTH - 12}" y="{HEIGHT - 4}" text-anchor="end">{axes}</text>')
