@@ -1,13 +1,12 @@
 """The exchange's own connection to an MQTT broker.
 
-Measured on mosquitto, and the reason for every line here that looks odd:
+Every message costs processor time here, so a burst is one read and one write, and nothing in between costs a task, a
+lock or a turn of the loop: what arrives is cut into packets and handed straight to the door, what is said gathers until
+the loop turns, and goes out as one piece. ``mqtt.py`` has the bytes; here is when they are sent.
 
-* aiomqtt's iterator spends a task per message; a queue of our own, handed in as ``queue_type``, is called straight from
-  paho's receive path. The iterator is used once per connection, to learn of its end.
-* aiomqtt acknowledges on receipt, so a crash would lose what had only been read. paho's manual acknowledgement, reached
-  through aiomqtt's private client in one guarded place, lets the broker redeliver until the commit.
-* Publishing through paho directly costs no task and no waiting: reports need no PUBACK of the broker, since a member
-  that misses one sees the hole in its numbers and asks again.
+* A message is acknowledged to the broker when the door says so, after the commit: until then the broker redelivers.
+* Reports go out at QoS 1 but nobody waits for the broker's PUBACK: a member that misses one sees the hole in its
+  numbers and asks again. The number under way is bounded, by the broker's wish too (Receive Maximum).
 * Without ``TCP_NODELAY`` a round trip takes 44 ms instead of 0.3.
 
 The session is persistent and known by name, so a broker that keeps things keeps what comes while the exchange is away.
@@ -20,20 +19,14 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Literal, cast
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Literal, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-import aiomqtt
-from aiomqtt.message import Message
 from msgspec import Struct
-from paho.mqtt.client import MQTT_ERR_SUCCESS
-from paho.mqtt.client import Client as PahoClient
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
-from gateway.bus import topics
+from gateway.bus import mqtt, topics
 from gateway.bus.port import Delivery, Door
 
 logger = logging.getLogger("dojima.bus")
@@ -42,13 +35,25 @@ logger = logging.getLogger("dojima.bus")
 SOCKET_OPTIONS: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 #: Most QoS 1 publishes that may be under way to the broker at once.
 INFLIGHT_MAX: Final = 20_000
-#: Most that may wait in all: their ids have 16 bits.
+#: Most messages that may wait in all, those under way included.
 OUTSTANDING_MAX: Final = 60_000
+#: Bytes that may wait for a broker that does not read.
+UNREAD_MAX: Final = 64 * 1024 * 1024
 #: What mosquitto says of itself: bytes of messages it holds, and messages it gave up.
 WAITING: Final = "$SYS/broker/store/messages/bytes"
 DISCARDED: Final = "$SYS/broker/publish/messages/dropped"
 BACK_OFF_FIRST: Final = 0.1
 BACK_OFF_MAX: Final = 5.0
+#: Seconds for the broker to answer CONNECT, and then SUBSCRIBE: amqtt takes five over a session with kept messages.
+ANSWER_MAX: Final = 20.0
+#: Seconds for the last words to leave.
+LEAVE_MAX: Final = 3.0
+#: Seconds of silence after which either side may take the other for dead.
+KEEP_ALIVE: Final = 60
+#: Topics whose sender, or whose bytes, are remembered: members' and instruments' own, so more are only in the way.
+REMEMBERED_MAX: Final = 10_000
+
+_T = TypeVar("_T")
 
 
 class Address(Struct, frozen=True):
@@ -92,33 +97,190 @@ def _redacted(url: str) -> str:
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
-def paho_of(client: aiomqtt.Client) -> PahoClient:
-    """The paho client inside aiomqtt, set to manual acknowledgement. The one place that reaches into aiomqtt.
-
-    Raises ``RuntimeError`` when a new aiomqtt keeps it elsewhere: without manual acknowledgement orders would be lost
-    silently, so that must stop the exchange. ``tests/gateway/test_mqtt_contract.py`` holds the libraries to it.
-    """
-    paho = getattr(client, "_client", None)
-    if not isinstance(paho, PahoClient):
-        raise RuntimeError(f"Expected aiomqtt.Client._client to be a paho client, got {type(paho).__name__}")
-    paho.manual_ack_set(True)
-    return paho
+class _Lost(Exception):
+    """The connection is gone, or was refused. Says why."""
 
 
-def _value(code: int | ReasonCode) -> int:
-    """What a broker answered to a subscription, in MQTT 3 or 5."""
-    return code.value if isinstance(code, ReasonCode) else code
+class _Connection(asyncio.Protocol):
+    """One connection, from CONNECT to its end. Belongs to a ``MqttBus``, which it tells what arrives."""
 
+    def __init__(self, bus: MqttBus, version: int, connect: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self.greeted: asyncio.Future[mqtt.Connack] = loop.create_future()
+        self.subscribed: asyncio.Future[list[int]] = loop.create_future()
+        self.ended: asyncio.Future[str] = loop.create_future()  #: why
+        self.gone = asyncio.Event()  #: nothing more leaves
+        self.transport: asyncio.Transport | None = None
+        self._bus = bus
+        self._loop = loop
+        self._version = version
+        self._connect = connect
+        self._reader = mqtt.Reader()
+        self._out: list[bytes] = []  # packets said in this turn of the loop
+        self._packet_id = 0
+        self._inflight: set[int] = set()  # ids of QoS 1 publishes without PUBACK
+        self._inflight_max = INFLIGHT_MAX
+        self._packet_max = mqtt.LENGTH_MAX
+        self._waiting: deque[tuple[bytes, bytes, int, bool]] = deque()  # what the window does not let out yet
+        self._sent_all = asyncio.Event()
+        self._sent_all.set()
+        self._keep_alive = KEEP_ALIVE
+        self._silent = False  # nothing came since the last PINGREQ
+        self._timer: asyncio.TimerHandle | None = None
+        self._refused = False
 
-class _Sink(asyncio.Queue[Message]):
-    """The queue aiomqtt is given: it hands each message on at once and stays empty."""
+    # --- life ----------------------------------------------------------------------------------------------------
 
-    def __init__(self, take: Callable[[Message], None]) -> None:
-        super().__init__()
-        self._take = take
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=UNREAD_MAX)
+        connection = transport.get_extra_info("socket")
+        for option in SOCKET_OPTIONS:
+            connection.setsockopt(*option)
+        self.transport.write(self._connect)
 
-    def put_nowait(self, item: Message) -> None:
-        self._take(item)
+    def connection_lost(self, error: Exception | None) -> None:
+        self.end(str(error or "it closed the connection"))
+        self.gone.set()
+
+    def end(self, why: str) -> None:
+        """Give this connection up."""
+        if not self.ended.done():
+            self.ended.set_result(why)
+        self._sent_all.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.transport is not None:
+            self.transport.abort()
+
+    async def answer(self, future: asyncio.Future[_T]) -> _T:
+        """What the broker says to CONNECT or SUBSCRIBE. Raises ``_Lost``."""
+        await asyncio.wait((future, self.ended), timeout=ANSWER_MAX, return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            return future.result()
+        raise _Lost(self.ended.result() if self.ended.done() else f"no answer within {ANSWER_MAX:g} s")
+
+    async def leave(self) -> None:
+        """Send what is queued, say good-bye, close."""
+        assert self.transport is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_MAX):
+                await self._sent_all.wait()
+                self.write(mqtt.DISCONNECT_BYTES)
+                self._flush()
+                self.transport.close()
+                await self.gone.wait()
+        self.end("left")
+
+    def _tick(self) -> None:
+        if self._silent:
+            self.end(f"no sign of life for {self._keep_alive // 2} s")
+            return
+        self._silent = True
+        self.write(mqtt.PINGREQ_BYTES)
+        self._timer = self._loop.call_later(self._keep_alive / 2, self._tick)
+
+    # --- in ------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._silent = False
+        bus, version = self._bus, self._version
+        try:
+            for first, body in self._reader.feed(data):
+                kind = first >> 4
+                if not self.greeted.done():
+                    self._greet(kind, body)
+                elif kind == mqtt.PUBLISH:
+                    bus.receive(self, mqtt.read_publish(first, body, version))
+                elif kind == mqtt.PUBACK:
+                    self._published(*mqtt.read_puback(body, version))
+                elif kind == mqtt.SUBACK and not self.subscribed.done():
+                    self.subscribed.set_result(mqtt.read_suback(body, version)[1])
+                elif kind == mqtt.DISCONNECT:
+                    self.end(mqtt.read_disconnect(body, version))
+                elif kind != mqtt.PINGRESP:
+                    raise mqtt.ProtocolError(f"Expected CONNACK and SUBACK once each, got another of kind {kind}")
+                if self.ended.done():
+                    return
+        except mqtt.ProtocolError as error:
+            self.end(str(error))
+
+    def _greet(self, kind: int, body: bytes) -> None:
+        if kind != mqtt.CONNACK:
+            raise mqtt.ProtocolError(f"Expected CONNACK first, got a packet of kind {kind}")
+        answer = mqtt.read_connack(body, self._version)
+        if answer.code:
+            self.end(f"it refuses the connection: {answer.text}")
+            return
+        if not answer.qos_1 or not answer.retain:
+            self.end("expected a broker that takes QoS 1 and retained messages")
+            return
+        self._inflight_max = min(INFLIGHT_MAX, answer.receive_maximum)
+        self._packet_max = answer.packet_maximum
+        if answer.keep_alive is not None:
+            self._keep_alive = answer.keep_alive
+        if self._keep_alive:
+            self._timer = self._loop.call_later(self._keep_alive / 2, self._tick)
+        self._bus.opened(self)  # at once: what the session kept may be in the same bytes, and is answered
+        self.greeted.set_result(answer)
+
+    def _published(self, packet_id: int, code: int) -> None:
+        self._inflight.discard(packet_id)
+        if code >= 0x80 and not self._refused:
+            self._refused = True
+            self._bus.alarm(
+                f"the broker has refused a message of the exchange (0x{code:02x}): see deploy/mosquitto/acl"
+            )
+        while self._waiting and (len(self._inflight) < self._inflight_max or not self._waiting[0][2]):
+            self._publish(*self._waiting.popleft())
+        if not self._waiting:
+            self._sent_all.set()
+
+    # --- out -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Whole packets. They leave when the loop turns, all that were said by then in one piece."""
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(data)
+
+    def _flush(self) -> None:
+        if self._out and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def pause_writing(self) -> None:
+        self.end(f"{UNREAD_MAX} bytes wait and it does not read")
+
+    def subscribe(self, *names: str) -> None:
+        self._packet_id += 1
+        self.write(mqtt.subscribe(self._version, self._packet_id, names))
+
+    def publish(self, topic: bytes, payload: bytes, qos: int, retain: bool) -> None:
+        """``topic`` as ``mqtt.text`` made it. Order is kept, whether something has to wait or not."""
+        if not self._waiting and (not qos or len(self._inflight) < self._inflight_max):
+            self._publish(topic, payload, qos, retain)
+        elif len(self._inflight) + len(self._waiting) >= OUTSTANDING_MAX:
+            self.end(f"{OUTSTANDING_MAX} messages wait for its acknowledgement")
+        else:
+            self._waiting.append((topic, payload, qos, retain))
+            self._sent_all.clear()
+
+    def _publish(self, topic: bytes, payload: bytes, qos: int, retain: bool) -> None:
+        packet_id = 0
+        if qos:
+            inflight = self._inflight
+            packet_id = self._packet_id % mqtt.ID_MAX + 1
+            while packet_id in inflight:  # fewer are under way than there are ids
+                packet_id = packet_id % mqtt.ID_MAX + 1
+            self._packet_id = packet_id
+        data = mqtt.publish(self._version, topic, payload, packet_id, retain=retain)
+        if len(data) > self._packet_max:
+            self._bus.alarm(f"a message of {len(data)} bytes was not sent: the broker takes {self._packet_max}")
+            return
+        if qos:
+            inflight.add(packet_id)
+        self.write(data)
 
 
 class MqttBus:
@@ -143,151 +305,144 @@ class MqttBus:
         self.address = address
         self._session = session
         self._will = will
-        self._protocol = protocol
+        self._version = 5 if protocol == "5" else 4
         self._ca_file = ca_file
         self._alarm_bytes = alarm_bytes
         self._alarmed = False
         self._discarded = 0
-        self._paho: PahoClient | None = None
-        self._connection = 0
-        self._outstanding: set[int] = set()  # ids of QoS 1 publishes without PUBACK
-        self._early: list[Delivery] | None = None  # what came before the way out was open
+        self._connection: _Connection | None = None  # the one that is open
+        self._senders: dict[bytes, str] = {}  # by topic
+        self._topics: dict[str, bytes] = {}  # as they go on the wire
         self._door: Door | None = None
         self._closing = asyncio.Event()
-        self._lost = asyncio.Event()
         self._fault: BaseException | None = None
 
     # --- connection ----------------------------------------------------------------------------------------------
 
     async def run(self, door: Door) -> None:
         self._door = door
-        back_off = BACK_OFF_FIRST
+        self._back_off = BACK_OFF_FIRST
         while not self._closing.is_set():
             try:
-                async with self._client() as client:
-                    back_off = BACK_OFF_FIRST
-                    await self._serve(client, door)
-            except aiomqtt.MqttError as error:
+                await self._serve(door)
+            except (OSError, _Lost) as error:  # TimeoutError and ssl.SSLError are OSErrors
                 if self._fault is None and not self._closing.is_set():
-                    logger.warning("broker %s: %s; trying again in %.1f s", self.address, error, back_off)
-            finally:
-                self._paho = None
+                    logger.warning(
+                        "broker %s: %s; trying again in %.1f s", self.address, str(error) or "no answer", self._back_off
+                    )
             if self._fault is not None:
                 raise self._fault
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), back_off)
-            back_off = min(back_off * 2, BACK_OFF_MAX)
+                async with asyncio.timeout(self._back_off):
+                    await self._closing.wait()
+            self._back_off = min(self._back_off * 2, BACK_OFF_MAX)
 
-    async def _serve(self, client: aiomqtt.Client, door: Door) -> None:
-        self._paho = paho_of(client)
-        # What a session kept comes before the answer to SUBSCRIBE, and amqtt gives that answer only once the kept
-        # messages are acknowledged (or 5 s have passed): so they are dealt with first.
-        early, self._early = self._early or [], None
-        for delivery in early:
-            self._hand_over(delivery)
-        for topic, needed in ((topics.ALL_IN, True), (WAITING, False), (DISCARDED, False)):
-            codes = await client.subscribe(topic, qos=1)
-            if needed and any(_value(code) >= 0x80 for code in codes):
-                raise aiomqtt.MqttError(f"this login may not read {topic}: see deploy/mosquitto/acl")
-        logger.info("connected to broker %s", self.address)
-        door.connected()
-        ended = asyncio.ensure_future(anext(client.messages))  # the sink stays empty: only a disconnect ends it
+    async def _serve(self, door: Door) -> None:
+        """One connection, until it is lost (raises ``_Lost`` or ``OSError``) or ``close``."""
+        connection = _Connection(self, self._version, self._connect())
         closing = asyncio.ensure_future(self._closing.wait())
-        lost = asyncio.ensure_future(self._lost.wait())
         try:
-            await asyncio.wait((ended, closing, lost), return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(ANSWER_MAX):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: connection,
+                    self.address.host,
+                    self.address.port,
+                    ssl=ssl.create_default_context(cafile=self._ca_file or None) if self.address.tls else None,
+                )
+            await connection.answer(connection.greeted)
+            connection.subscribe(topics.ALL_IN, WAITING, DISCARDED)
+            # amqtt answers only once the messages that the session kept are acknowledged (or 5 s have passed).
+            codes = await connection.answer(connection.subscribed)
+            if codes[0] >= 0x80:
+                raise _Lost(f"this login may not read {topics.ALL_IN}: see deploy/mosquitto/acl")
+            logger.info("connected to broker %s", self.address)
+            self._back_off = BACK_OFF_FIRST
+            door.connected()
+            await asyncio.wait((connection.ended, closing), return_when=asyncio.FIRST_COMPLETED)
+            if connection.ended.done():
+                raise _Lost(connection.ended.result())
+            self._connection = None
+            await connection.leave()
         finally:
-            self._paho = None
-            for task in (ended, closing, lost):
-                task.cancel()
-            results = await asyncio.gather(ended, closing, lost, return_exceptions=True)
-        if isinstance(results[0], aiomqtt.MqttError):
-            raise results[0]
+            self._connection = None
+            connection.end("given up")
+            closing.cancel()
 
-    def _client(self) -> aiomqtt.Client:
-        self._connection += 1
-        self._outstanding.clear()
-        self._early = []
-        self._lost.clear()
-        connection = self._connection
-
-        def take(message: Message) -> None:
-            self._receive(message, connection)
-
-        options: dict[str, Any] = {"clean_session": False}
-        if self._protocol == "5":
-            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-            properties.SessionExpiryInterval = 0xFFFF_FFFF
-            options = {"protocol": aiomqtt.ProtocolVersion.V5, "clean_start": False, "properties": properties}
-        client = aiomqtt.Client(
-            self.address.host,
-            self.address.port,
-            username=self.address.user or None,
-            password=self.address.password or None,
-            identifier=self._session,
-            queue_type=cast("type[asyncio.Queue[Message]]", lambda maxsize: _Sink(take)),
-            will=aiomqtt.Will(topics.STATUS, self._will, qos=1, retain=True),
-            max_inflight_messages=INFLIGHT_MAX,
-            socket_options=SOCKET_OPTIONS,
-            tls_context=ssl.create_default_context(cafile=self._ca_file or None) if self.address.tls else None,
-            **options,
+    def _connect(self) -> bytes:
+        return mqtt.connect(
+            self._version,
+            self._session,
+            KEEP_ALIVE,
+            user=self.address.user,
+            password=self.address.password,
+            will_topic=topics.STATUS,
+            will=self._will,
         )
-        paho = paho_of(client)  # before connecting: the broker redelivers as soon as it knows the session
-        paho.on_publish = self._published
-        return client
 
     async def close(self) -> None:
         self._closing.set()
 
-    # --- in ------------------------------------------------------------------------------------------------------
+    # --- in, as its connection calls it --------------------------------------------------------------------------
 
-    def _receive(self, message: Message, connection: int) -> None:
-        if message.topic.value.startswith("$"):
-            self._watch(message.topic.value, message.payload)
-            return
-        delivery = Delivery(
-            topics.participant_of(message.topic.value),
-            message.payload,
-            message.retain,
-            (connection, message.mid, message.qos),
-        )
-        if self._early is not None:  # came together with the CONNACK: an answer could not be sent yet
-            self._early.append(delivery)
-        else:
-            self._hand_over(delivery)
+    def opened(self, connection: _Connection) -> None:
+        """The broker said welcome: what is sent from here on arrives."""
+        self._connection = connection
 
-    def _hand_over(self, delivery: Delivery) -> None:
+    def receive(self, connection: _Connection, message: mqtt.Publish) -> None:
+        """One message. Raises ``ProtocolError``; a fault of the door ends connection and bus."""
+        topic, payload, qos, retain, packet_id = message
+        sender = self._senders.get(topic) or self._sender(topic)
         try:
             assert self._door is not None
-            self._door.receive(delivery)
+            if sender.startswith("$"):
+                self._watch(sender, payload)
+            else:
+                self._door.receive(Delivery(sender, payload, retain, (connection, packet_id) if qos else None))
         except Exception as error:
-            # Not a broker's trouble: paho would log it and go on, and an order would vanish.
+            # Not a broker's trouble: the loop would log it and go on, and an order would vanish.
             self._fault = error
-            self._lost.set()
+            connection.end("a fault behind the door")
+
+    def _sender(self, topic: bytes) -> str:
+        """Who publishes there; for a topic of the broker's own, that topic."""
+        try:
+            name = topic.decode()
+        except UnicodeDecodeError:
+            raise mqtt.ProtocolError(f"Expected a topic in UTF-8, got {topic[:64]!r}") from None
+        if len(self._senders) >= REMEMBERED_MAX:
+            self._senders.clear()
+        sender = self._senders[topic] = name if name.startswith("$") else topics.participant_of(name)
+        return sender
+
+    def alarm(self, text: str) -> None:
+        if self._door is not None:
+            self._door.alarm(text)
 
     def _watch(self, topic: str, payload: bytes) -> None:
         """What the broker says about itself, every few seconds."""
-        assert self._door is not None
-        if not payload.isdigit():
+        if not payload.isdigit() or len(payload) > 18:
             return
         count = int(payload)
         if topic == DISCARDED:
             if count > self._discarded:
-                self._door.alarm(f"the broker has discarded {count} messages; members will have to send again")
+                self.alarm(f"the broker has discarded {count} messages; members will have to send again")
             self._discarded = count
         elif self._alarm_bytes:
             if count > self._alarm_bytes and not self._alarmed:
-                self._door.alarm(f"{count} bytes of messages wait at the broker, more than {self._alarm_bytes}")
+                self.alarm(f"{count} bytes of messages wait at the broker, more than {self._alarm_bytes}")
             self._alarmed = count > self._alarm_bytes
 
     def acknowledge(self, deliveries: Iterable[Delivery]) -> None:
-        paho = self._paho
-        if paho is None:
+        connection = self._connection
+        if connection is None:
             return  # the broker redelivers; the ids are known by then, and harmless
+        data = []
         for delivery in deliveries:
-            connection, mid, qos = cast("tuple[int, int, int]", delivery.ticket)
-            if qos and connection == self._connection:
-                paho.ack(mid, qos)
+            ticket = cast("tuple[_Connection, int] | None", delivery.ticket)
+            if ticket is not None and ticket[0] is connection:  # an id of a connection before means nothing any more
+                data.append(mqtt.puback(ticket[1]))
+        if data:
+            connection.write(b"".join(data))
 
     # --- out -----------------------------------------------------------------------------------------------------
 
@@ -301,24 +456,12 @@ class MqttBus:
         self._publish(topics.STATUS, payload, 1, True)
 
     def _publish(self, topic: str, payload: bytes, qos: int, retain: bool) -> None:
-        paho = self._paho
-        if paho is None:
-            return
-        if qos and len(self._outstanding) >= OUTSTANDING_MAX:
-            logger.error("broker %s: %d publishes not acknowledged; connecting anew", self.address, OUTSTANDING_MAX)
-            self._drop()
-            return
-        info = paho.publish(topic, payload, qos, retain)
-        if info.rc != MQTT_ERR_SUCCESS:
-            logger.warning("broker %s: a publish failed (%s); connecting anew", self.address, info.rc)
-            self._drop()
-        elif qos:
-            self._outstanding.add(info.mid)
-
-    def _drop(self) -> None:
-        """Give this connection up. The next one greets every member with its next report number."""
-        self._lost.set()
-        self._paho = None
-
-    def _published(self, client: PahoClient, userdata: object, mid: int, *rest: object) -> None:
-        self._outstanding.discard(mid)
+        connection = self._connection
+        if connection is None:
+            return  # everybody is greeted when the way is open again, and asks for what is missing
+        name = self._topics.get(topic)
+        if name is None:
+            if len(self._topics) >= REMEMBERED_MAX:
+                self._topics.clear()
+            name = self._topics[topic] = mqtt.text(topic)
+        connection.publish(name, payload, qos, retain)

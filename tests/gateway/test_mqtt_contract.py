@@ -1,46 +1,13 @@
-"""What the exchange's connection relies on in aiomqtt and paho, beyond what they promise.
-
-A new release that moves one of these things must fail here and not in a market.
-"""
+"""A broker's address, and what the exchange does while there is no broker at it."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-import aiomqtt
 import pytest
-from paho.mqtt.client import Client as PahoClient
 
-from gateway.bus.client import SOCKET_OPTIONS, Address, MqttBus, paho_of
-
-
-async def test_aiomqtt_keeps_a_paho_client_that_can_acknowledge_by_hand():
-    client = aiomqtt.Client("localhost")
-    paho = paho_of(client)
-    assert isinstance(paho, PahoClient)
-    assert paho._manual_ack is True
-    for name in ("ack", "publish", "on_publish"):
-        assert hasattr(paho, name)
-
-
-async def test_without_that_client_the_exchange_refuses_to_connect():
-    client = aiomqtt.Client("localhost")
-    client._client = object()  # type: ignore[assignment]
-    with pytest.raises(RuntimeError, match="Expected aiomqtt"):
-        paho_of(client)
-
-
-async def test_aiomqtt_makes_its_queue_by_calling_what_it_was_given():
-    made: list[int] = []
-
-    class Sink(asyncio.Queue[aiomqtt.Message]):
-        def __init__(self, maxsize: int = 0) -> None:
-            made.append(maxsize)
-            super().__init__(maxsize)
-
-    aiomqtt.Client("localhost", queue_type=Sink)
-    assert made == [0]
+from gateway.bus.client import SOCKET_OPTIONS, Address, MqttBus
 
 
 def test_nagles_algorithm_is_off():

@@ -166,9 +166,9 @@ async def test_the_connection_sends_small_packets_at_once(tmp_path: Path):
         door = SilentDoor()
         task = asyncio.create_task(bus.run(door))
         await door.open.wait()
-        assert bus._paho is not None
-        connection = bus._paho.socket()
-        assert isinstance(connection, socket.socket)
+        assert bus._connection is not None
+        assert bus._connection.transport is not None
+        connection = bus._connection.transport.get_extra_info("socket")
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         await bus.close()
         await task
