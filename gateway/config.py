@@ -63,7 +63,7 @@ class Broker(_Section, frozen=True):
     ca_file: str = ""  #: mqtts: certificates to trust; empty: the system's
     protocol: Literal["3.1.1", "5"] = "3.1.1"
     alarm_bytes: NotNegative = 512 * 1024 * 1024  #: waiting at a broker that tells (mosquitto); 0: no alarm
-    session: str = "dojima-exchange"  #: name of the exchange's session at the broker
+    session: str = "dojima-exchange"  #: begins the name of the exchange's session at the broker; its password ends it
 
 
 class Clock(_Section, frozen=True):

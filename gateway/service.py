@@ -28,6 +28,7 @@ import json
 import os
 import signal
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -84,6 +85,17 @@ def _address(config: Config, directory: Path) -> Address:
         user=address.user or config.broker.user,
         password=address.password or settings.password(config, directory),
     )
+
+
+def _session(config: Config, address: Address) -> str:
+    """Name of the exchange's session at the broker, which nobody guesses who does not know the exchange's password.
+
+    A broker hands a session, and drops what waits in it, to any login that names it: so a member that could name this
+    one would lose the others' orders for them.
+    """
+    if not address.password:
+        return config.broker.session
+    return f"{config.broker.session}-{blake2b(address.password.encode(), digest_size=8, person=b'session').hexdigest()}"
 
 
 def _derive_from(directory: Path) -> Derive:
@@ -160,7 +172,7 @@ async def serve(directory: Path, config: Config, *, say: Say, until_done: bool =
         say("listening", url=url, dir=str(directory), pid=os.getpid())
         bus = MqttBus(
             address,
-            session=config.broker.session,
+            session=_session(config, address),
             will=msgspec.msgpack.encode(Status("down")),
             protocol=config.broker.protocol,
             ca_file=config.broker.ca_file,

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from pathlib import Path
 
+import aiomqtt
 import pytest
 
 from engine.events import Accepted, Rejected
@@ -13,6 +14,7 @@ from engine.log.replay import replay
 from gateway.bus.client import Address, MqttBus
 from gateway.bus.messages import Fill, Hello
 from gateway.bus.port import Delivery
+from gateway.config import Broker
 from tests.gateway.market import buy, sell
 from tests.gateway.process import SETTINGS, ExchangeProcess, Member, exchange, member
 from tests.mosquitto.broker import Mosquitto
@@ -73,6 +75,24 @@ async def test_3000_commands_published_while_the_exchange_is_stopped_are_each_an
                 await alfa.until(lambda: len(answered(alfa)) == 3_000, seconds=60)
             assert answered(alfa) == {f"a-{index}": 1 for index in range(3_000)}
             assert sorted(alfa.reports()) == list(range(1, len(alfa.reports()) + 1))
+
+
+async def test_a_member_that_names_the_exchange_s_session_loses_nobody_an_order(directory: Path, tmp_path: Path):
+    # A broker gives a session to whoever names it, whatever the login.
+    with Mosquitto(tmp_path / "broker", "alfa", "evil") as broker:
+        async with member(broker.url, "alfa", broker.password("alfa")) as alfa:
+            async with exchange(directory, "--broker", broker.exchange_url) as running:
+                await running.until("phase")
+                assert await running.stop() == 0
+            await asyncio.gather(*(alfa.send(buy(f"a-{index}", 100, 1)) for index in range(20)))
+            for clean in (False, True):
+                async with aiomqtt.Client(
+                    "127.0.0.1", broker.port, username="evil", password=broker.password("evil"),
+                    identifier=Broker().session, clean_session=clean,
+                ):  # fmt: skip
+                    await asyncio.sleep(0.2)
+            async with exchange(directory, "--broker", broker.exchange_url):
+                await alfa.until(lambda: len(answered(alfa)) == 20)
 
 
 async def test_after_kill_minus_9_under_load_every_command_is_answered_and_none_is_doubled(
