@@ -1003,10 +1003,11 @@ class Engine:
         start = block * BLOCK + 1
         end = min(start + BLOCK, table.count + 1)
         digest = blake2b(digest_size=32)
-        for column in (table.price, table.open, table.quantity, table.terms, table.state, table.priority):
-            digest.update(encode(column[start:end]))
-        for texts in (table.client_order_id, table.account):
-            digest.update(encode(texts[start:end]))
+        numbers, texts = table.columns(start, end)
+        for column in numbers:
+            digest.update(encode(column))
+        for column_of_texts in texts:
+            digest.update(encode(column_of_texts))
         result = digest.digest()
         if end - start == BLOCK:
             for order in range(start, end):

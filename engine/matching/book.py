@@ -3,8 +3,9 @@
 Most commands never trade: in the benchmark's flow 42 of 100 are cancels and 46 rest away from the best price. So a
 cancel must cost O(1), and the best price must be at hand without a search.
 
-* ``OrderTable`` holds every order of the market in columns indexed by its number. The engine hands out numbers densely
-  from 1, so a row is found without hashing, and 0 can mean "none" in every link.
+* ``OrderTable`` holds every order of the market in a row of integers found by its number. The engine hands out numbers
+  densely from 1, so nothing is hashed, and 0 can mean "none" in every link. No object per order: nothing that the
+  collector has to visit. Address space is reserved once and memory comes page by page, so growth copies nothing.
 * A queue is a linked list threaded through two of these columns; a cancel unlinks its row in place.
 * ``Book`` is the narrow interface, in integers, above which all matching rules are written once. ``ReferenceBook``
   keeps the ladder of live prices in a ``SortedDict`` that is touched only when a level is born or dies.
@@ -18,8 +19,10 @@ Always true: no level is empty, a level's quantity is the sum of its orders, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Final
+from typing import Final, final
 
+from librt.vecs import extend, vec
+from mypy_extensions import i64
 from sortedcontainers import SortedDict
 
 from engine.faults import InvariantBroken
@@ -32,7 +35,7 @@ SELL: Final = 1
 _TYPE_SHIFT: Final = 1
 _VALIDITY_SHIFT: Final = 4
 _INSTRUMENT_SHIFT: Final = 8
-_PARTICIPANT_SHIFT: Final = 32
+PARTICIPANT_SHIFT: Final = 32
 _THREE_BITS: Final = 7
 _FOUR_BITS: Final = 15
 _TWENTY_FOUR_BITS: Final = 0xFFFFFF
@@ -53,87 +56,175 @@ def pack_terms(side: int, order_type: int, validity: int, instrument: int, parti
         | order_type << _TYPE_SHIFT
         | validity << _VALIDITY_SHIFT
         | instrument << _INSTRUMENT_SHIFT
-        | participant << _PARTICIPANT_SHIFT
+        | participant << PARTICIPANT_SHIFT
     )
 
 
-#: Rows are made this many at a time: one order then costs a few stores, not ten appends.
-_BLOCK: Final = 4096
+# The row of an order, eight integers: a cache line of 64 bytes, found by the order's number.
+PRICE: Final = 0
+OPEN: Final = 1
+NEXT: Final = 2
+PREVIOUS: Final = 3
+TERMS: Final = 4
+LEVEL: Final = 5  #: state in the low two bits, above them what the book wants to know again
+QUANTITY: Final = 6
+PRIORITY: Final = 7
+ROW_SHIFT: Final = 3
+#: Rows begin here: behind the headers of allocator and vector, 16 and 24 bytes, each is one cache line.
+ROW_OFFSET: Final = 3
+_WIDTH: Final = 1 << ROW_SHIFT
+_STATE: Final = 3
+
+#: Rows that memory is taken for at once, and rows that address space is reserved for: a table that outgrows its space
+#: is copied, which is a pause.
+_ROWS: Final = 1 << 8
+_ROWS_RESERVED: Final = 1 << 24
+_BLOCK: Final = 64
+_TEXT_SHIFT: Final = 12
+_TEXT_MASK: Final = (1 << _TEXT_SHIFT) - 1
 
 
+def zeros(length: i64, reserved: i64) -> vec[i64]:
+    """``length`` zeros, with address space for ``reserved``; where there is not so much of it, with less."""
+    content = memoryview(bytes(8 * int(length))).cast("q")
+    while True:
+        try:
+            # From a buffer: a vector made of its capacity alone writes to all of it, and so takes the memory at once.
+            return vec[i64](content, capacity=reserved)
+        except MemoryError:
+            if reserved <= length:
+                raise
+            reserved = reserved // 2
+
+
+@final
+class Column:
+    """One integer of every row, by order."""
+
+    def __init__(self, table: OrderTable, offset: i64) -> None:
+        self._table: Final = table
+        self._offset: Final[i64] = ROW_OFFSET + offset
+
+    def __getitem__(self, order: i64) -> i64:
+        return self._table.rows[(order << ROW_SHIFT) + self._offset]
+
+    def __setitem__(self, order: i64, value: i64) -> None:
+        self._table.rows[(order << ROW_SHIFT) + self._offset] = value
+
+
+@final
+class StateColumn:
+    """The state of every order: the low two bits of ``LEVEL``."""
+
+    def __init__(self, table: OrderTable) -> None:
+        self._table: Final = table
+
+    def __getitem__(self, order: i64) -> i64:
+        return self._table.rows[(order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)] & _STATE
+
+    def __setitem__(self, order: i64, state: i64) -> None:
+        rows = self._table.rows
+        at = (order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)
+        rows[at] = rows[at] & ~_STATE | state
+
+
+@final
+class Texts:
+    """One text of every order, in blocks: tuples of texts are nothing that the collector comes back to."""
+
+    def __init__(self) -> None:
+        self._full: Final[list[tuple[str, ...]]] = []
+        self._last: list[str] = [""]
+
+    def append(self, text: str) -> None:
+        """The text of the next order."""
+        if len(self._last) > _TEXT_MASK:
+            self._full.append(tuple(self._last))
+            self._last = []
+        self._last.append(text)
+
+    def __getitem__(self, order: i64) -> str:
+        block = order >> _TEXT_SHIFT
+        if block < len(self._full):
+            return self._full[block][order & _TEXT_MASK]
+        return self._last[order & _TEXT_MASK]
+
+
+@final
 class OrderTable:
     """Every order the engine ever accepted, one row each, in columns indexed by ``order_id``. Row 0 is no order.
 
-    Rows are never removed: a late cancel must be told whether its order was filled or had gone. The columns run ahead
-    of ``count`` with empty rows.
+    Rows are never removed: a late cancel must be told whether its order was filled or had gone. ``rows`` holds them one
+    behind the other, so that what reads several columns of an order fetches memory once. ``expected`` is the number of
+    orders that memory is taken for at once; more come page by page.
     """
 
-    def __init__(self) -> None:
-        self.count: int = 0  #: orders so far, and the number of the last one
-        self.price: Final[list[int]] = []  #: limit in price units; 0 without one
-        self.open: Final[list[int]] = []  #: still to trade; what was taken off the market when state is GONE
-        self.quantity: Final[list[int]] = []  #: total, filled part included
-        self.terms: Final[list[int]] = []  #: see ``pack_terms``
-        self.state: Final[list[int]] = []
-        self.priority: Final[list[int]] = []  #: sequence of the command that earned the place in the queue
-        self.next: Final[list[int]] = []  #: behind it at the same price; 0: last
-        self.previous: Final[list[int]] = []
-        self.client_order_id: Final[list[str]] = []
-        self.account: Final[list[str]] = []
-        self._grow()
-
-    def _grow(self) -> None:
-        zeros = [0] * _BLOCK
-        for column in (
-            self.price,
-            self.open,
-            self.quantity,
-            self.terms,
-            self.state,
-            self.priority,
-            self.next,
-            self.previous,
-        ):
-            column.extend(zeros)
-        nothing = [""] * _BLOCK
-        self.client_order_id.extend(nothing)
-        self.account.extend(nothing)
+    def __init__(self, expected: i64 = _ROWS) -> None:
+        rows: i64 = expected + 1
+        reserved: i64 = _ROWS_RESERVED if rows < _ROWS_RESERVED else rows
+        self.rows = zeros((rows << ROW_SHIFT) + ROW_OFFSET, (reserved << ROW_SHIFT) + ROW_OFFSET)
+        self.count: i64 = 0  #: orders so far, and the number of the last one
+        self.price: Final = Column(self, PRICE)  #: limit in price units; 0 without one
+        self.open: Final = Column(self, OPEN)  #: still to trade; what was taken off the market when state is GONE
+        self.quantity: Final = Column(self, QUANTITY)  #: total, filled part included
+        self.terms: Final = Column(self, TERMS)  #: see ``pack_terms``
+        self.state: Final = StateColumn(self)
+        self.priority: Final = Column(self, PRIORITY)  #: sequence of the command that earned the place in the queue
+        self.next: Final = Column(self, NEXT)  #: behind it at the same price; 0: last
+        self.previous: Final = Column(self, PREVIOUS)
+        self.client_order_id: Final = Texts()
+        self.account: Final = Texts()
+        self._empty_rows: Final = vec[i64]([0] * (_BLOCK * _WIDTH))
 
     def append(
-        self, terms: int, price: int, quantity: int, priority: int = 0, client_order_id: str = "", account: str = ""
-    ) -> int:
+        self, terms: i64, price: i64, quantity: i64, priority: i64 = 0, client_order_id: str = "", account: str = ""
+    ) -> i64:
         """Take in an order, outside any queue, and return its number."""
         order = self.count + 1
-        if order == len(self.price):
-            self._grow()
+        at = (order << ROW_SHIFT) + ROW_OFFSET
+        if at + _WIDTH > len(self.rows):
+            self.rows = extend(self.rows, self._empty_rows)
+        rows = self.rows
+        rows[at + PRICE] = price
+        rows[at + OPEN] = quantity
+        rows[at + TERMS] = terms
+        rows[at + QUANTITY] = quantity
+        rows[at + PRIORITY] = priority
         self.count = order
-        self.price[order] = price
-        self.open[order] = quantity
-        self.quantity[order] = quantity
-        self.terms[order] = terms
-        self.priority[order] = priority
-        self.client_order_id[order] = client_order_id
-        self.account[order] = account
+        self.client_order_id.append(client_order_id)
+        self.account.append(account)
         return order
 
-    def side(self, order: int) -> int:
+    def side(self, order: i64) -> i64:
         return self.terms[order] & 1
 
-    def order_type(self, order: int) -> int:
+    def order_type(self, order: i64) -> i64:
         return self.terms[order] >> _TYPE_SHIFT & _THREE_BITS
 
-    def validity(self, order: int) -> int:
+    def validity(self, order: i64) -> i64:
         return self.terms[order] >> _VALIDITY_SHIFT & _FOUR_BITS
 
-    def instrument(self, order: int) -> int:
+    def instrument(self, order: i64) -> i64:
         return self.terms[order] >> _INSTRUMENT_SHIFT & _TWENTY_FOUR_BITS
 
-    def participant(self, order: int) -> int:
-        return self.terms[order] >> _PARTICIPANT_SHIFT
+    def participant(self, order: i64) -> i64:
+        return self.terms[order] >> PARTICIPANT_SHIFT
 
-    def is_open(self, order: int) -> bool:
+    def is_open(self, order: i64) -> bool:
         """In the book or waiting: neither filled nor gone."""
         return self.open[order] > 0 and self.state[order] < GONE
+
+    def columns(self, start: i64, end: i64) -> tuple[list[list[int]], list[list[str]]]:
+        """All that is known of the orders from ``start`` up to but not including ``end``, but for their queues."""
+        numbers: list[list[int]] = []
+        for column in (self.price, self.open, self.quantity, self.terms):
+            numbers.append([column[order] for order in range(start, end)])
+        numbers.append([self.state[order] for order in range(start, end)])
+        numbers.append([self.priority[order] for order in range(start, end)])
+        texts: list[list[str]] = []
+        for column_of_texts in (self.client_order_id, self.account):
+            texts.append([column_of_texts[order] for order in range(start, end)])
+        return numbers, texts
 
 
 class Book(ABC):
@@ -144,46 +235,46 @@ class Book(ABC):
     """
 
     @abstractmethod
-    def add(self, order: int) -> None:
+    def add(self, order: i64) -> None:
         """Put an order at the tail of the queue of its side and price."""
 
     @abstractmethod
-    def remove(self, order: int) -> None:
+    def remove(self, order: i64) -> None:
         """Take an order out of its queue; its row keeps its quantities."""
 
     @abstractmethod
-    def fill(self, order: int, quantity: int) -> None:
+    def fill(self, order: i64, quantity: i64) -> None:
         """Take ``quantity`` off an order that stays in its place; at nothing left it leaves its queue."""
 
     @abstractmethod
-    def first(self, side: int) -> int:
+    def first(self, side: i64) -> i64:
         """The order with a limit that is first to trade; 0: none."""
 
     @abstractmethod
-    def best(self, side: int) -> int:
+    def best(self, side: i64) -> i64:
         """The best price; 0: none."""
 
     @abstractmethod
-    def head(self, side: int, price: int) -> int:
+    def head(self, side: i64, price: i64) -> i64:
         """The first order of a queue; 0: the queue is empty. The column ``next`` leads on."""
 
     @abstractmethod
-    def level_quantity(self, side: int, price: int) -> int:
+    def level_quantity(self, side: i64, price: i64) -> i64:
         """All that is open at a price."""
 
     @abstractmethod
-    def levels(self, side: int, prices: list[int], quantities: list[int]) -> None:
+    def levels(self, side: i64, prices: list[int], quantities: list[int]) -> None:
         """Append every price and its quantity, best first."""
 
     @abstractmethod
-    def available(self, side: int, limit: int, wanted: int) -> int:
+    def available(self, side: i64, limit: i64, wanted: i64) -> i64:
         """How much of ``side`` stands at ``limit`` or better (0: at any price), counted no further than ``wanted``."""
 
     @abstractmethod
     def check(self) -> None:
         """Raise InvariantBroken if anything contradicts the table or itself. Costs O(orders)."""
 
-    def queue(self, table: OrderTable, side: int, price: int) -> list[int]:
+    def queue(self, table: OrderTable, side: i64, price: i64) -> list[int]:
         """The orders of one queue, earliest first."""
         orders: list[int] = []
         order = self.head(side, price)
@@ -192,7 +283,7 @@ class Book(ABC):
             order = table.next[order]
         return orders
 
-    def orders(self, table: OrderTable, side: int) -> list[int]:
+    def orders(self, table: OrderTable, side: i64) -> list[int]:
         """Every order of a side in matching priority: without a limit first, then by price, then by time."""
         prices = [0]
         self.levels(side, prices, [])
@@ -207,7 +298,7 @@ class Level:
 
     __slots__ = ("head", "price", "quantity", "tail")
 
-    def __init__(self, price: int) -> None:
+    def __init__(self, price: i64) -> None:
         self.price = price
         self.quantity = 0
         self.head = 0
@@ -234,12 +325,12 @@ class ReferenceBook(Book):
         self._best_bid: Level | None = None
         self._best_ask: Level | None = None
 
-    def _level(self, side: int, price: int) -> Level | None:
+    def _level(self, side: i64, price: i64) -> Level | None:
         if price == 0:
             return self._market[side]
         return self._asks.get(price) if side else self._bids.get(price)
 
-    def add(self, order: int) -> None:
+    def add(self, order: i64) -> None:
         price = self._price[order]
         side = self._terms[order] & 1
         level = self._level(side, price)
@@ -263,7 +354,7 @@ class ReferenceBook(Book):
         level.tail = order
         level.quantity += self._open[order]
 
-    def _unlink(self, order: int, level: Level) -> None:
+    def _unlink(self, order: i64, level: Level) -> None:
         before = self._previous[order]
         behind = self._next[order]
         if before:
@@ -279,7 +370,7 @@ class ReferenceBook(Book):
         if level.head == 0 and level.price:
             self._drop(level, self._terms[order] & 1)
 
-    def _drop(self, level: Level, side: int) -> None:
+    def _drop(self, level: Level, side: i64) -> None:
         """Forget an emptied level."""
         if side:
             del self._asks[level.price]
@@ -290,13 +381,13 @@ class ReferenceBook(Book):
             if level is self._best_bid:
                 self._best_bid = self._bids.peekitem(-1)[1] if self._bids else None
 
-    def remove(self, order: int) -> None:
+    def remove(self, order: i64) -> None:
         level = self._level(self._terms[order] & 1, self._price[order])
         assert level is not None
         level.quantity -= self._open[order]
         self._unlink(order, level)
 
-    def fill(self, order: int, quantity: int) -> None:
+    def fill(self, order: i64, quantity: i64) -> None:
         level = self._level(self._terms[order] & 1, self._price[order])
         assert level is not None
         level.quantity -= quantity
@@ -305,32 +396,32 @@ class ReferenceBook(Book):
         if left == 0:
             self._unlink(order, level)
 
-    def first(self, side: int) -> int:
+    def first(self, side: i64) -> i64:
         level = self._best_ask if side else self._best_bid
         return level.head if level is not None else 0
 
-    def best(self, side: int) -> int:
+    def best(self, side: i64) -> i64:
         level = self._best_ask if side else self._best_bid
         return level.price if level is not None else 0
 
-    def head(self, side: int, price: int) -> int:
+    def head(self, side: i64, price: i64) -> i64:
         level = self._level(side, price)
         return level.head if level is not None else 0
 
-    def level_quantity(self, side: int, price: int) -> int:
+    def level_quantity(self, side: i64, price: i64) -> i64:
         level = self._level(side, price)
         return level.quantity if level is not None else 0
 
-    def _ladder(self, side: int) -> list[Level]:
+    def _ladder(self, side: i64) -> list[Level]:
         """The levels of a side, best first."""
         return list(self._asks.values()) if side else list(reversed(self._bids.values()))
 
-    def levels(self, side: int, prices: list[int], quantities: list[int]) -> None:
+    def levels(self, side: i64, prices: list[int], quantities: list[int]) -> None:
         for level in self._ladder(side):
             prices.append(level.price)
             quantities.append(level.quantity)
 
-    def available(self, side: int, limit: int, wanted: int) -> int:
+    def available(self, side: i64, limit: i64, wanted: i64) -> i64:
         total = 0
         for price in self._asks if side else reversed(self._bids):
             if total >= wanted or (limit and (price > limit if side else price < limit)):
@@ -347,7 +438,7 @@ class ReferenceBook(Book):
             for level in [self._market[side], *ladder]:
                 self._check_level(side, level)
 
-    def _check_level(self, side: int, level: Level) -> None:
+    def _check_level(self, side: i64, level: Level) -> None:
         where = f"side {side}, price {level.price}"
         if level.price and level.head == 0:
             raise InvariantBroken(f"An empty level stands in the book: {where}")
