@@ -4,6 +4,8 @@
 * *mass cancel* of 100,000 resting orders, in one command;
 * *replay* of a log, records checked and digests compared, as every start does. ``--commands`` says how many:
   ten million is what a long day comes to, the default is smaller so that a run takes minutes;
+* *bare book*: 1,000,000 orders come to rest in the book as ``workload.py`` drives it: memory of an order, and the
+  longest single one;
 * *book size*: what a command costs while 1,000 to 1,000,000 orders rest, what memory an order takes, and the longest
   single command, which is where a pause for memory (growing arrays, the collector) would show.
 
@@ -11,7 +13,7 @@ Memory is the growth of the process, so everything is in it: the row in the book
 to answer a repeat. The longest command is the machine's as much as ours; beside it stands the longest step of a loop
 that does nothing, of the same length in time. Each run has a process of its own, with the collector on.
 
-    python -m benchmarks.large [--only auction,mass-cancel,replay,book-size] [--commands 10000000] [--json]
+    python -m benchmarks.large [--only auction,mass-cancel,replay,bare-book,book-size] [--commands 10000000] [--json]
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from benchmarks import figures, flow, machine
+from benchmarks import figures, flow, machine, workload
 from engine import (
     Accepted,
     AuctionUncrossed,
@@ -58,7 +60,7 @@ from engine.log import FileStorage, Header, Log, encode_commands
 from engine.log.digest import DigestChain
 from engine.log.replay import replay
 
-CASES = ("auction", "mass-cancel", "replay", "book-size")
+CASES = ("auction", "mass-cancel", "replay", "bare-book", "book-size")
 MIDDLE = 100_000
 START_NS = 1_795_478_400_000_000_000
 #: Messages in one record of the log that is replayed, commands in a message.
@@ -246,6 +248,39 @@ def replay_log(directory: Path, commands: int) -> Found:
     }, wrong
 
 
+# --- bare book ---------------------------------------------------------------------------------------------------
+
+
+def bare_book(count: int) -> Found:
+    """Memory of an order in the bare book, and the longest single order while ``count`` come to rest."""
+    draw = random.Random(7)
+    orders = []
+    for _ in range(count):
+        side, away = draw.getrandbits(1), 1 + int(draw.expovariate(1 / 300))
+        orders.append((side, MIDDLE + (away if side else -away), draw.randrange(1, 100)))
+    market = workload.Market(1)
+    new, clock = market.new, time.perf_counter_ns
+    waits = [0] * count
+    market.new(0, 0, 1, 1, 0, 0)
+    gc.collect()
+    before = resident_bytes()
+    for place, (side, price, quantity) in enumerate(orders):
+        start = clock()
+        new(0, side, price, quantity, 0, 0)  # all under one number: the runner's own dict is not the book's
+        waits[place] = clock() - start
+    grown = resident_bytes() - before
+    # Integers above 256 are objects of 32 bytes in ``waits``; they came with the loop.
+    grown -= sum(sys.getsizeof(wait) for wait in waits)
+    resting = sum(len(book.orders(market.table, side)) for book in market.books for side in (0, 1))
+    wrong = [] if resting == count + 1 else [f"bare book: expected {count + 1} orders to rest, got {resting}"]
+    return {
+        "row_bytes": grown / count,
+        "row_ns": sum(waits) / count,
+        "row_longest_us": max(waits) / 1000,
+        "row_idle_longest_us": idle_longest_us(sum(waits)),
+    }, wrong
+
+
 # --- book size ---------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +455,7 @@ def measure(
             "auction": (auction, (orders,)),
             "mass-cancel": (mass_cancel, (cancels,)),
             "replay": (replay_log, (Path(place), commands)),
+            "bare-book": (bare_book, (max(sizes),)),
         }
         todo = {name: work[name] for name in cases if name in work}
         if "book-size" in cases:
@@ -462,6 +498,10 @@ def show(console: Console, result: dict[str, Any]) -> None:
         "replay_s": "replay, s",
         "replay_ns_per_command": "replay, ns per command",
         "replay_most_mib": "replay, most memory, MiB",
+        "row_bytes": "bare book, bytes per resting order",
+        "row_ns": "bare book, ns per order that comes to rest",
+        "row_longest_us": "bare book, longest of them, µs",
+        "row_idle_longest_us": "idle loop of that length, longest step, µs",
     }
     rows = [
         [names[key], *figures.cells(value)]

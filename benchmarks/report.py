@@ -145,6 +145,8 @@ def key_figures(answers: Mapping[str, dict[str, Any]]) -> dict[str, Figure]:
         "auction_ms": ("itayose of {orders:,}", "ms"),
         "mass_cancel_ms": ("mass cancel of {cancels:,}", "ms"),
         "replay_s": ("replay of {commands:,}", "s"),
+        "row_bytes": ("bare book, memory", "bytes per order"),
+        "row_longest_us": ("bare book, longest order", "µs"),
     }
     for values in large.get("figures", {}).values():
         for key, value in values.items():
