@@ -1,0 +1,53 @@
+"""Logs of yesterday replay today, on every Python, to the same bytes.
+
+The files in ``golden/`` were written by an earlier build and are never written again: they stand for the logs of our
+users. Compared is what members were told, the event bytes. A change that fails here changes what a recorded command
+means. Then the rule behind it needs a switch that old logs do not have, or, if the format itself has to move, a new
+format version beside the old. New behaviour gets a new file here.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from engine import Engine, Traded
+from engine.log.replay import open_log
+
+FOLDER = Path(__file__).with_name("golden")
+
+
+class Known(NamedTuple):
+    commands: int
+    trades: int
+    events: str  #: SHA-256 over the event bytes of all commands, see docs/log-format.md
+
+
+GOLDEN = {
+    #: ``dojima demo --tokens 5 --seconds 12``: eight firms, two calls, settlement days behind it
+    "start-day.log": Known(497, 103, "0f35473a638c9268b0d6aa60a1e1c87e1721713e22389e38e13fc6734f2dc17d"),
+    #: ``tests.log.day``: a bit of everything, a START book and a CONTINUOUS one side by side
+    "both-profiles.log": Known(36, 5, "1622b67ab72a86636f7bae0c385c2bc888b6c3609ee658173b8675cf1bee5f58"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_log_of_an_earlier_build_gives_the_bytes_it_always_gave(name: str) -> None:
+    engine = Engine()
+    digest = sha256()
+    trades = 0
+
+    for sequence, time_ns, participant, command in open_log(FOLDER / name).commands():
+        events = engine.apply(command, participant, time_ns)
+        digest.update(msgspec.msgpack.encode([sequence, time_ns, events]))
+        trades += sum(isinstance(event, Traded) for event in events)
+
+    assert Known(engine.sequence, trades, digest.hexdigest()) == GOLDEN[name]
+
+
+def test_every_golden_log_is_replayed() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == set(GOLDEN)
