@@ -343,11 +343,10 @@ def run(case: Case, commands: int, window: int, scratch: Path) -> tuple[dict[str
             before = {name: cpu_seconds(pid) for name, pid in pids.items()}
             achieved = load.paced(case.rate) if case.rate else load.fast(window)
             after = {name: cpu_seconds(pid) for name, pid in pids.items()}
-            _, _, reports = told(directory / "exchange")
-            load.settle({name: len(found) for name, found in reports.items()})
         finally:
             exchange.stop()
         right, got, reports = told(directory / "exchange")
+        load.settle({name: len(found) for name, found in reports.items()})  # the broker has them, if not we
         wrong = [*flow.differences(right, got), *(f"answered twice: {name}" for name in load.twice[:5])]
         if right.commands != commands:
             wrong.append(f"log: expected {commands} commands, got {right.commands}")

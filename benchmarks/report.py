@@ -216,6 +216,8 @@ def bars(title: str, unit: str, rows: Sequence[Bar], *, log: bool = False) -> st
     if not rows:
         return ""
     left, width, step = 150, 560, 26
+    told = [number(row.value) + (f" {row.note}" if row.note else "") for row in rows]
+    room = 16 + 6.4 * max(map(len, told))  # behind the longest bar, for its figure
     height = 46 + step * len(rows)
     smallest = min(row.low or row.value for row in rows)
     ticks = _ticks(max(smallest, 1e-3), max(row.high or row.value for row in rows), log=log)
@@ -225,13 +227,13 @@ def bars(title: str, unit: str, rows: Sequence[Bar], *, log: bool = False) -> st
 
     def x(value: float) -> float:
         place = math.log10(max(value, 10**begin)) if log else value
-        return round(left + (place - begin) / (end - begin) * (width - left - 84), 1)
+        return round(left + (place - begin) / (end - begin) * (width - left - room), 1)
 
     parts = [_open(title, width, height), f'<text x="0" y="14" class="h">{_e(title)}</text>']
+    parts.append(f'<text class="t" x="{width}" y="14" text-anchor="end">{_e(unit)}</text>')
     for tick in ticks:
         parts.append(f'<path class="g" d="M{x(tick)} 24V{height - 18}"/>')
         parts.append(f'<text class="t" x="{x(tick)}" y="{height - 6}" text-anchor="middle">{short(tick)}</text>')
-    parts.append(f'<text class="t" x="{width}" y="{height - 6}" text-anchor="end">{_e(unit)}</text>')
     for place, row in enumerate(rows):
         y = 30 + step * place
         parts.append(f'<text class="l" x="{left - 8}" y="{y + 13}" text-anchor="end">{_e(row.label)}</text>')
@@ -240,8 +242,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], *, log: bool = False) -> st
         if row.high > row.low > 0:
             low, high, middle = x(row.low), x(row.high), y + 9
             parts.append(f'<path class="w" d="M{low} {middle}H{high}M{low} {y + 5}v8M{high} {y + 5}v8"/>')
-        told = number(row.value) + (f"  {row.note}" if row.note else "")
-        parts.append(f'<text class="v" x="{max(x(row.value), x(row.high)) + 6}" y="{y + 13}">{_e(told)}</text>')
+        parts.append(f'<text class="v" x="{max(x(row.value), x(row.high)) + 6}" y="{y + 13}">{_e(told[place])}</text>')
     return "".join([*parts, "</svg>"])
 
 
@@ -266,12 +267,12 @@ def lines(title: str, unit: str, places: Sequence[str], series: Sequence[Line], 
         return round(base - (at - begin) / (end - begin) * (base - 44), 1)
 
     parts = [_open(title, width, height), f'<text x="0" y="14" class="h">{_e(title)}</text>']
+    parts.append(f'<text class="t" x="{width}" y="14" text-anchor="end">{_e(unit)}</text>')
     for tick in ticks:
         parts.append(f'<path class="g" d="M{left} {y(tick)}H{width}"/>')
         parts.append(f'<text class="t" x="{left - 6}" y="{y(tick) + 3}" text-anchor="end">{short(tick)}</text>')
     for place, name in enumerate(places):
         parts.append(f'<text class="t" x="{x(place)}" y="{base + 16}" text-anchor="middle">{_e(name)}</text>')
-    parts.append(f'<text class="t" x="0" y="{height - 4}">{_e(unit)}</text>')
     legend = left
     for colour, line in zip(PALETTE * 3, series, strict=False):
         if line.band:
@@ -332,7 +333,9 @@ def peers_section(answer: dict[str, Any]) -> list[str]:
             each = [one["ns_median"] for one in row["rounds"]]
             colour = {peers.OURS: OURS, peers.FLOOR: FLOOR}.get(row["program"], OTHER)
             note = (
-                f"× floor {number(row['times_floor'])}" if row["times_floor"] and row["program"] != peers.FLOOR else ""
+                f"· {number(row['times_floor'])} × floor"
+                if row["times_floor"] and row["program"] != peers.FLOOR
+                else ""
             )
             rows.append(Bar(row["program"], row["ns"], min(each), max(each), colour, note))
         title = f"{workload}, {result['commands']:,} commands"
@@ -344,12 +347,12 @@ def command_path_section(answer: dict[str, Any]) -> list[str]:
     ns = answer["ns_per_command"]
     stages = [spread_bar(name, value, OURS if name == "path" else OTHER) for name, value in ns.items()]
     memory = [
-        Bar(name, value["bytes"], colour=OTHER, note=f"{value['blocks']:.1f} blocks")
+        Bar(name, value["bytes"], colour=OTHER, note=f"· {value['blocks']:.1f} blocks")
         for name, value in answer["kept_per_command"].items()
         if value["bytes"] >= 1
     ]
     return [
-        bars(f"The whole path ({answer['commands_per_second']:,} commands/s) and each stage", "ns per command", stages),
+        bars(f"Whole path ({answer['commands_per_second']:,} commands/s) and stages", "ns per command", stages),
         bars("What stays in memory", "bytes per command", memory),
     ]
 
@@ -378,7 +381,7 @@ def bus_section(answer: dict[str, Any]) -> list[str]:
         label = f"{row['broker']}, {row['batch']}"
         rates.append(spread_bar(label, row["commands_per_second"], colour))
         if "cpu_us_gateway" in row:
-            note = f"broker {number(row['cpu_us_broker']['median'])}"
+            note = f"· broker {number(row['cpu_us_broker']['median'])}"
             used.append(spread_bar(label, row["cpu_us_gateway"], colour, note))
     told = [
         (f"{row['broker']} {row['rate']:,}/s{'' if row['sustained'] else ' not kept up'}", row["latency_us"])
