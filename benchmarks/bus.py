@@ -65,6 +65,7 @@ member_burst = 10000000
 [[instrument]]
 instrument = "{flow.CODE}"
 profile = "CONTINUOUS"
+rules = {{ self_trade = "none" }}
 reference_price = 10000
 """
 #: Seconds without any answer after which a run has failed.

@@ -42,7 +42,7 @@ MEMBERS = 16
 #: What the exchange itself says first. The flow's first command has the sequence behind these.
 OPENING: list[Command] = [
     SetCalendar(20261101, 20261231, []),
-    ListInstrument(CODE, profile="CONTINUOUS", reference_price=10_000),
+    ListInstrument(CODE, profile="CONTINUOUS", reference_price=10_000, rules={"self_trade": "none"}),
     StartDay(20261124),
     SetPhase(CODE, Phase.CONTINUOUS),
 ]

@@ -13,7 +13,19 @@ from engine.calendar import Calendar, DateOutside
 from engine.commands import PARTICIPANT_PATTERN, NewOrder
 from engine.market import Instrument
 from engine.matching.book import BUY, SELL
-from engine.profiles import MARKET
+from engine.profiles import (
+    GTD,
+    ICEBERG,
+    IMMEDIATE,
+    IOC,
+    MARKET,
+    MARKET_TO_LIMIT,
+    MINIMUM,
+    POST_ONLY,
+    SELF_TRADE,
+    STOP,
+    STOPS,
+)
 from engine.types import (
     PRICE_MAX,
     QUANTITY_MAX,
@@ -124,7 +136,15 @@ def check_uncrossed(instrument: Instrument) -> Refusal | None:
     if bid and ask and bid >= ask:
         text = f"Expected a book that does not cross, got {instrument.code} with bid {bid}, ask {ask}"
         return Refusal(Reason.BAD_TRANSITION, f"{text}: hold a call first")
-    if book.head(BUY, 0) or book.head(SELL, 0):
+    market_buy = book.head(BUY, 0) != 0
+    market_sell = book.head(SELL, 0) != 0
+    if instrument.rules.market_rests:
+        # They may rest, if there is nobody for them or no price.
+        crosses = (market_buy and ask) or (market_sell and bid) or (market_buy and market_sell and instrument.reference)
+        if crosses:
+            text = f"Expected no counterparty for the orders without a limit in {instrument.code}: hold a call first"
+            return Refusal(Reason.BAD_TRANSITION, text)
+    elif market_buy or market_sell:
         text = f"Expected no orders without a limit in {instrument.code}: hold a call first"
         return Refusal(Reason.BAD_TRANSITION, text)
     return None
@@ -138,21 +158,21 @@ def check_offered(command: NewOrder, instrument: Instrument, validity: int) -> R
         what = f"{OrderType(command.order_type).name} orders - at `$.order_type`"
     elif rules.validities & validity == 0:
         what = f"{TimeInForce(command.time_in_force).name} orders - at `$.time_in_force`"
-    elif command.display_quantity:
+    elif command.display_quantity and rules.options & ICEBERG == 0:
         what = "icebergs - at `$.display_quantity`"
-    elif command.stop_price:
+    elif command.stop_price and rules.order_types & STOPS == 0:
         what = "stop orders - at `$.stop_price`"
-    elif command.minimum_quantity:
+    elif command.minimum_quantity and rules.options & MINIMUM == 0:
         what = "minimum quantities - at `$.minimum_quantity`"
-    elif command.post_only:
+    elif command.post_only and rules.options & POST_ONLY == 0:
         what = "post-only orders - at `$.post_only`"
-    elif command.self_trade != SelfTrade.DEFAULT and command.self_trade != SelfTrade.NONE:
-        what = "self-trade prevention - at `$.self_trade`"
-    elif command.expire_date:
+    elif command.self_trade > SelfTrade.NONE and rules.options & SELF_TRADE == 0:
+        what = "self-trade prevention by order - at `$.self_trade`"
+    elif command.expire_date and rules.validities & GTD == 0:
         what = "orders with a last day - at `$.expire_date`"
     if what:
         return Refusal(Reason.NOT_OFFERED, f"{instrument.code} does not offer {what}")
-    if rules.restriction_of_market_order and 1 << command.order_type & MARKET:
+    if rules.restriction_of_market_order and 1 << command.order_type & (MARKET | MARKET_TO_LIMIT | STOP):
         text = f"{instrument.code} takes no market orders - at `$.order_type`"
         return Refusal(Reason.MARKET_ORDERS_RESTRICTED, text)
     return None
@@ -190,4 +210,52 @@ def check_price(price: int, quantity: int, market: bool, instrument: Instrument)
     if worst * quantity >= VALUE_MAX:
         text = f"Expected price times quantity below {VALUE_MAX}, got {quantity} at up to {worst} - at `$.quantity`"
         return Refusal(Reason.VALUE_TOO_LARGE, text)
+    return None
+
+
+#: Most peaks that an iceberg may have: each is a trade of its own when a large order comes.
+PEAKS_MAX: Final = 1000
+
+
+def check_options(command: NewOrder, instrument: Instrument, today: int) -> Refusal | None:
+    """What a rare kind of order has to say, and what goes with what (market-rules 7)."""
+    order_type = OrderType(command.order_type)
+    validity = 1 << command.time_in_force
+    if (command.stop_price != 0) != (order_type in (OrderType.STOP, OrderType.STOP_LIMIT)):
+        text = f"Expected a stop price for stop orders and for no others, got {number(command.stop_price)}"
+        return Refusal(Reason.BAD_PRICE, f"{text} for {order_type.name} - at `$.stop_price`")
+    if command.stop_price:
+        if not 1 <= command.stop_price <= PRICE_MAX:
+            text = f"Expected a price from 1 to {PRICE_MAX}, got {number(command.stop_price)} - at `$.stop_price`"
+            return Refusal(Reason.BAD_PRICE, text)
+        if not instrument.ticks.is_valid(command.stop_price):
+            return off_tick(command.stop_price, instrument)
+    if (command.expire_date != 0) != (validity == GTD):
+        text = f"Expected a last day for GTD orders and for no others, got {number(command.expire_date)}"
+        return Refusal(Reason.DATE_OUTSIDE_CALENDAR, f"{text} - at `$.expire_date`")
+    if command.expire_date and (not is_date(command.expire_date) or command.expire_date < today):
+        text = f"Expected a date from {today} on, got {number(command.expire_date)} - at `$.expire_date`"
+        return Refusal(Reason.DATE_OUTSIDE_CALENDAR, text)
+    if command.display_quantity:
+        if not command.price:
+            return Refusal(Reason.NOT_OFFERED, "Expected an iceberg with a limit, got none - at `$.display_quantity`")
+        if command.display_quantity % instrument.lot:
+            text = f"Expected a multiple of {instrument.lot}, the lot of {instrument.code}"
+            return Refusal(Reason.OFF_LOT, f"{text}, got {number(command.display_quantity)} - at `$.display_quantity`")
+        if not 1 <= command.display_quantity <= QUANTITY_MAX or command.quantity > command.display_quantity * PEAKS_MAX:
+            text = f"Expected a peak of at least one {PEAKS_MAX}th of {command.quantity}"
+            return Refusal(
+                Reason.BAD_QUANTITY, f"{text}, got {number(command.display_quantity)} - at `$.display_quantity`"
+            )
+    if command.minimum_quantity:
+        if validity != IOC:
+            text = f"Expected a minimum quantity with IOC only, got {TimeInForce(command.time_in_force).name}"
+            return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.minimum_quantity`")
+        if not 1 <= command.minimum_quantity <= command.quantity:
+            text = f"Expected a minimum from 1 to {command.quantity}, got {number(command.minimum_quantity)}"
+            return Refusal(Reason.BAD_QUANTITY, f"{text} - at `$.minimum_quantity`")
+    if command.post_only and (order_type != OrderType.LIMIT or validity & IMMEDIATE):
+        text = "Expected post-only with a limit order that may rest, got"
+        name = f"{order_type.name} {TimeInForce(command.time_in_force).name}"
+        return Refusal(Reason.NOT_OFFERED, f"{text} {name} - at `$.post_only`")
     return None

@@ -7,7 +7,8 @@ before the first change. Only a value that is no command at all raises.
 
 How a command goes: who sent it and under which id (*identities*), may it be done (*checks*, in a fixed order, the
 first that fails is named), do it (*changes*), say what happened (*events*). The order of checks is market-rules 7:
-instrument, day, phase, halt; then what is offered; then quantity and lot; then price, tick, daily limits, value.
+instrument, day, phase, halt; then what is offered; then quantity and lot; then price, tick, daily limits, value; then
+the options; last what the order would meet in the book.
 
 State: one ``OrderTable`` for all books, one ``Instrument`` per book, one ``Member`` per firm. Every id that a member
 ever used is remembered with a fingerprint of what was asked and with the outcome, so that asking again is harmless for
@@ -22,9 +23,11 @@ from typing import Final
 import msgspec
 
 from engine.checks import (
+    PEAKS_MAX,
     Refusal,
     beyond_limits,
     check_offered,
+    check_options,
     check_price,
     check_quantity,
     check_uncrossed,
@@ -60,10 +63,7 @@ from engine.commands import (
 )
 from engine.events import (
     Accepted,
-    Activated,
     Amended,
-    AuctionUncrossed,
-    Cancelled,
     DayLimitsSet,
     DayStarted,
     Event,
@@ -72,22 +72,17 @@ from engine.events import (
     PhaseChanged,
     ReferencePriceSet,
     Rejected,
-    Traded,
     TradingStateChanged,
 )
 from engine.faults import InvariantBroken
-from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Identities, Member, encode
-from engine.market import DeferredMassCancel, Instrument, InstrumentView, OrderView
-from engine.matching import auction, continuous
+from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode
+from engine.market import DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
 from engine.matching.book import (
     BUY,
-    GONE,
-    GONE_WAITING,
     IN_BOOK,
     SELL,
     WAITING,
     Book,
-    OrderTable,
     ReferenceBook,
     pack_terms,
 )
@@ -100,36 +95,45 @@ from engine.profiles import (
     REPLACE_CANCEL_LIVE,
     REPLACE_KEEP,
     TRADE,
+    UNPRICED,
     Rules,
 )
 from engine.reference_data import DayPlan, ReferenceData
 from engine.tables import TICK_TABLES, LimitTable, TickTable
+from engine.trading import Trading
 from engine.types import (
     PRICE_MAX,
     CancelReason,
     OrderType,
     Phase,
     Reason,
+    SelfTrade,
     Side,
     TimeInForce,
 )
 
 
-class Engine:
+def _has_options(command: NewOrder) -> bool:
+    """Whether an order carries anything that most do not."""
+    return bool(
+        command.display_quantity
+        | command.stop_price
+        | command.minimum_quantity
+        | command.post_only
+        | command.self_trade
+        | command.expire_date
+    )
+
+
+class Engine(Trading):
     """A market. Feed it commands, read the events; ask it anything in between.
 
     ``apply`` is the only way to change it. Queries raise ``KeyError`` for an instrument or order that does not exist.
     """
 
     def __init__(self) -> None:
-        self.sequence: int = 0  #: commands applied, refused ones included
-        self.time_ns: int = 0  #: stamp of the last command
-        self.date: int = 0  #: trading day, YYYYMMDD; 0 before the first
-        self.trades: int = 0  #: number of the last trade
-        self._orders: Final = OrderTable()
-        self._instruments: Final[list[Instrument]] = []
+        super().__init__()
         self._by_code: Final[dict[str, Instrument]] = {}
-        self._identities: Final = Identities()
         self._reference: Final = ReferenceData()
         #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
         self._rows_digests: Final[dict[int, bytes]] = {}
@@ -267,7 +271,7 @@ class Engine:
 
     def _new(self, command: NewOrder, member: Member, events: list[Event]) -> None:
         instrument = self._by_code.get(command.instrument)
-        refusal = self._check_new(command, instrument)
+        refusal = self._check_new(command, instrument, member)
         if refusal is not None or instrument is None:
             assert refusal is not None
             code = instrument.code if instrument is not None else ""
@@ -276,6 +280,18 @@ class Engine:
         validity = 1 << command.time_in_force
         rules = instrument.phase_rules
         waiting = rules.waits & validity != 0
+        options: Options | None = None
+        if command.order_type > OrderType.MARKET or _has_options(command):
+            options = Options(
+                command.display_quantity,
+                command.stop_price,
+                command.minimum_quantity,
+                command.post_only,
+                command.self_trade,
+                command.expire_date,
+            )
+            if options.stop_price and not self._is_through(instrument, command.side, options.stop_price):
+                waiting = True
         terms = pack_terms(command.side, command.order_type, command.time_in_force, instrument.index, member.index)
         order = self._orders.append(
             terms, command.price, command.quantity, self.sequence, command.client_order_id, command.account
@@ -284,39 +300,19 @@ class Engine:
         events.append(self._accepted(command, member, order, waiting, False))
         if validity & ~(OVERNIGHT | IMMEDIATE | 1 << TimeInForce.DAY):
             instrument.bound.append(order)
+        if options is not None:
+            self._options[order] = options
+            if options.self_trade > SelfTrade.NONE:
+                instrument.prevents = True
+            if waiting and options.stop_price:
+                self._wait(instrument, order)
+                return
         if waiting:
             self._orders.state[order] = WAITING
-        elif rules.matching == TRADE and not instrument.suspended:
-            self._trade(instrument, order, events)
         else:
-            instrument.book.add(order)
+            self._enter(instrument, order, events)
 
-    def _trade(self, instrument: Instrument, order: int, events: list[Event]) -> None:
-        """Zaraba: ``order``, in no queue, trades; what is left rests or goes."""
-        table = self._orders
-        limit = table.price[order]
-        validity = 1 << table.validity(order)
-        wanted = table.open[order]
-        side = table.side(order)
-        if validity & (1 << TimeInForce.FOK) and instrument.book.available(side ^ 1, limit, wanted) < wanted:
-            table.state[order] = GONE
-            events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
-            return
-        fills: list[int] = []
-        left = continuous.place(table, instrument.book, order, validity & IMMEDIATE == 0, fills)
-        open_then = wanted
-        for i in range(0, len(fills), 3):
-            maker = fills[i]
-            open_then -= fills[i + 2]
-            self._traded(instrument, order, open_then, maker, table.open[maker], fills[i + 1], fills[i + 2], events)
-        if fills:
-            instrument.last_price = fills[-2]
-            instrument.last_quantity = fills[-1]
-            instrument.reference = fills[-2]
-        if left and table.state[order] == GONE:
-            events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
-
-    def _check_new(self, command: NewOrder, instrument: Instrument | None) -> Refusal | None:
+    def _check_new(self, command: NewOrder, instrument: Instrument | None, member: Member) -> Refusal | None:
         if instrument is None:
             return unknown_instrument(command.instrument)
         validity = 1 << command.time_in_force
@@ -338,7 +334,66 @@ class Engine:
         refusal = check_quantity(command.quantity, instrument)
         if refusal is not None:
             return refusal
-        return check_price(command.price, command.quantity, command.order_type == OrderType.MARKET, instrument)
+        refusal = check_price(command.price, command.quantity, 1 << command.order_type & UNPRICED != 0, instrument)
+        if refusal is not None:
+            return refusal
+        special = command.order_type > OrderType.MARKET or _has_options(command)
+        if special or command.time_in_force == TimeInForce.GTD:
+            refusal = check_options(command, instrument, self.date)
+            if refusal is not None:
+                return refusal
+            if command.stop_price and not self._is_through(instrument, command.side, command.stop_price):
+                return None  # how it stands with the book is asked when it gets there
+        mode = command.self_trade or instrument.rules.self_trade
+        if special or mode == SelfTrade.REJECT:
+            if command.order_type == OrderType.MARKET_TO_LIMIT:
+                refusal = self._check_market_to_limit(instrument, command.side)
+                if refusal is not None:
+                    return refusal
+            return self._check_counterparties(
+                instrument,
+                command.side,
+                command.price,
+                command.quantity,
+                command.post_only,
+                mode,
+                member.index,
+                command.account,
+            )
+        return None
+
+    def _check_market_to_limit(self, instrument: Instrument, side: int) -> Refusal | None:
+        if not instrument.rules.mtl_needs_limit or instrument.phase_rules.matching != TRADE or instrument.suspended:
+            return None
+        if instrument.book.best(side ^ 1) and not instrument.book.head(side ^ 1, 0):
+            return None
+        text = f"Expected a limit on the other side of {instrument.code} for a market-to-limit order, got none"
+        return Refusal(Reason.NO_OPPOSITE_LIMIT, f"{text} - at `$.order_type`")
+
+    def _check_counterparties(
+        self,
+        instrument: Instrument,
+        side: int,
+        limit: int,
+        quantity: int,
+        post_only: bool,
+        mode: int,
+        member: int,
+        account: str,
+    ) -> Refusal | None:
+        """What an order may not meet when it comes to the book, where orders trade at once."""
+        if instrument.phase_rules.matching != TRADE or instrument.suspended:
+            return None
+        if post_only:
+            best = instrument.book.best(side ^ 1)
+            crosses = best and (limit >= best if side == BUY else limit <= best)
+            if crosses or instrument.book.head(side ^ 1, 0):
+                text = f"Expected a price that does not trade at once for a post-only order, got {limit}"
+                return Refusal(Reason.WOULD_TRADE, f"{text} against {best or 'a market order'} - at `$.price`")
+        if mode == SelfTrade.REJECT and self._would_meet_own(instrument, side, limit, quantity, member, account):
+            text = f"Expected an order that does not meet one of its own group in {instrument.code}"
+            return Refusal(Reason.SELF_TRADE, f"{text}, got one that would trade with it")
+        return None
 
     # --- cancel and amend --------------------------------------------------------------------------------------------
 
@@ -383,7 +438,7 @@ class Engine:
             self._refuse(member, command.request_id, command, refusal, instrument.code, events)
             return
 
-        filled = table.quantity[order] - table.open[order]
+        filled = table.quantity[order] - self._whole(instrument, order)
         quantity = command.quantity if command.quantity else table.quantity[order]
         price = command.price if command.price else table.price[order]
         ends = quantity == filled
@@ -394,7 +449,7 @@ class Engine:
                 ends = mode == REPLACE_CANCEL_LIVE or (mode != REPLACE_KEEP and 0 < quantity < filled)
                 ends = ends and refusal.reason != Reason.NO_CHANGE
         if ends:
-            self._release(order)
+            self._release(order, events)
             event = self._cancelled(order, CancelReason.REPLACED, command.request_id, False)
             self._answer(member, command.request_id, command, event, events)
         elif refusal is not None:
@@ -412,12 +467,33 @@ class Engine:
         if quantity < filled:
             text = f"Expected a total of at least the {filled} already filled, got {quantity} - at `$.quantity`"
             return Refusal(Reason.BAD_QUANTITY, text)
-        refusal = check_price(price, quantity, table.order_type(order) == OrderType.MARKET, instrument)
+        # A market-to-limit order that has its limit is a limit order; a stop without one stays without.
+        refusal = check_price(price, quantity, table.price[order] == 0, instrument)
         if refusal is not None:
             return refusal
         if quantity == table.quantity[order] and price == table.price[order]:
             text = f"Expected a new price or quantity, got what {command.client_order_id} has: {quantity} at {price}"
             return Refusal(Reason.NO_CHANGE, text)
+        options = self._options.get(order)
+        mode = instrument.rules.self_trade
+        if options is not None and options.self_trade:
+            mode = options.self_trade
+        if options is not None and quantity > options.display * PEAKS_MAX > 0:
+            text = f"Expected at most {PEAKS_MAX} times the {options.display} that it shows, got {quantity}"
+            return Refusal(Reason.BAD_QUANTITY, f"{text} - at `$.quantity`")
+        if (options is not None or mode == SelfTrade.REJECT) and table.state[order] != WAITING:
+            if price == table.price[order] and quantity < table.quantity[order]:
+                return None
+            return self._check_counterparties(
+                instrument,
+                table.side(order),
+                price,
+                quantity - filled,
+                options is not None and options.post_only,
+                mode,
+                table.participant(order),
+                table.account[order],
+            )
         return None
 
     def _change(
@@ -432,11 +508,14 @@ class Engine:
     ) -> None:
         """Carry out an amend that has passed every check."""
         table = self._orders
+        waiting = table.state[order] == WAITING
+        if not waiting:
+            self._show_whole(instrument, order, events)
         open_before = table.open[order]
         price_before = table.price[order]
         open_now = open_before + quantity - table.quantity[order]
-        keeps = price == price_before and open_now < open_before
-        waiting = table.state[order] == WAITING
+        same_price = price == price_before
+        keeps = same_price and (open_now < open_before or instrument.rules.qty_up_keeps_priority)
         event = Amended(
             member.name,
             command.client_order_id,
@@ -460,18 +539,18 @@ class Engine:
                 table.open[order] = open_now
             else:
                 instrument.book.fill(order, open_before - open_now)
+                self._show_peak(instrument, order, events)
             return
         if not waiting:
             instrument.book.remove(order)
         table.open[order] = open_now
         table.price[order] = price
         table.priority[order] = self.sequence
-        if waiting:
-            return
-        if instrument.phase_rules.matching == TRADE and not instrument.suspended:
-            self._trade(instrument, order, events)
-        else:
-            instrument.book.add(order)
+        if not waiting:
+            self._enter(instrument, order, events)
+        elif order in instrument.stops:
+            del instrument.stops[order]
+            self._wait(instrument, order)
 
     def _mass_cancel(self, command: MassCancel, member: Member, events: list[Event]) -> None:
         only: Instrument | None = None
@@ -533,21 +612,6 @@ class Engine:
                 continue
             found.append(order)
 
-    # --- orders leaving ----------------------------------------------------------------------------------------------
-
-    def _release(self, order: int) -> None:
-        """Take an open order off the market. Its row keeps what was open."""
-        table = self._orders
-        if table.state[order] == WAITING:
-            table.state[order] = GONE_WAITING
-        else:
-            continuous.withdraw(table, self._instruments[table.instrument(order)].book, order)
-
-    def _withdraw(self, order: int, reason: CancelReason, request_id: str, events: list[Event]) -> None:
-        """Take an open order off the market and say so."""
-        self._release(order)
-        events.append(self._cancelled(order, reason, request_id, False))
-
     # --- events ------------------------------------------------------------------------------------------------------
 
     def _accepted(self, command: NewOrder, member: Member, order: int, waiting: bool, repeat: bool) -> Accepted:
@@ -565,77 +629,6 @@ class Engine:
             command.display_quantity,
             repeat,
             waiting,
-        )
-
-    def _cancelled(self, order: int, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
-        table = self._orders
-        return Cancelled(
-            self._identities.members[table.participant(order)].name,
-            table.client_order_id[order],
-            order,
-            self._instruments[table.instrument(order)].code,
-            Side(table.side(order)),
-            table.price[order],
-            table.open[order],
-            reason,
-            request_id,
-            repeat,
-            table.state[order] == GONE_WAITING,
-        )
-
-    def _traded(
-        self,
-        instrument: Instrument,
-        taker: int,
-        taker_open: int,
-        maker: int,
-        maker_open: int,
-        price: int,
-        quantity: int,
-        events: list[Event],
-    ) -> None:
-        """A trade in zaraba."""
-        if self._orders.side(maker) == SELL:
-            self._print(instrument, taker, taker_open, maker, maker_open, price, quantity, SELL, events)
-        else:
-            self._print(instrument, maker, maker_open, taker, taker_open, price, quantity, BUY, events)
-
-    def _print(
-        self,
-        instrument: Instrument,
-        buy: int,
-        buy_open: int,
-        sell: int,
-        sell_open: int,
-        price: int,
-        quantity: int,
-        maker: int,
-        events: list[Event],
-    ) -> None:
-        table = self._orders
-        self.trades += 1
-        events.append(
-            Traded(
-                self.trades,
-                instrument.code,
-                price,
-                quantity,
-                self._identities.members[table.participant(buy)].name,
-                table.client_order_id[buy],
-                buy,
-                buy_open,
-                table.account[buy],
-                self._identities.members[table.participant(sell)].name,
-                table.client_order_id[sell],
-                sell,
-                sell_open,
-                table.account[sell],
-                maker,
-                self.date,
-                instrument.settlement_date,
-                table.price[buy],
-                table.price[sell],
-            )
         )
 
     # --- reference data and the day ----------------------------------------------------------------------------------
@@ -723,7 +716,12 @@ class Engine:
         table = self._orders
         for order in sorted(self._open_orders(instrument)):
             price = table.price[order]
-            if not instrument.ticks.is_valid(price) or beyond_limits(price, instrument):
+            options = self._options.get(order)
+            stop_price = options.stop_price if options is not None and table.state[order] == WAITING else 0
+            off = price != 0 and (not instrument.ticks.is_valid(price) or beyond_limits(price, instrument))
+            if self._last_day(order) < self.date:
+                self._withdraw(order, CancelReason.EXPIRED, "", events)
+            elif off or (stop_price and not instrument.ticks.is_valid(stop_price)):
                 self._withdraw(order, CancelReason.LIMITS, "", events)
 
     def _set_reference(self, command: SetReferencePrice, events: list[Event]) -> Refusal | None:
@@ -756,6 +754,8 @@ class Engine:
                 return refusal
         instrument.suspended = suspended
         events.append(TradingStateChanged(instrument.code, suspended))
+        if instrument.phase_rules.matching == TRADE and not suspended:
+            self._resume_stops(instrument, events)
         return None
 
     # --- phases and auctions -----------------------------------------------------------------------------------------
@@ -782,10 +782,14 @@ class Engine:
             # A halt drops the auction; the orders stay for the call that re-opens the book (market-rules 7).
             if not instrument.suspended:
                 self._uncross(instrument, events)
+                if rules.expires:
+                    self._expire(instrument, rules.expires, events)
         elif rules.expires:
             self._expire(instrument, rules.expires, events)
         if rules.joins:
             self._join(instrument, rules.joins, events)
+        if rules.matching == TRADE and not instrument.suspended:
+            self._resume_stops(instrument, events)
         if rules.cancel and instrument.deferred:
             self._cancel_deferred(instrument, events)
         if command.phase == Phase.CLOSED:
@@ -798,9 +802,16 @@ class Engine:
         closed = instrument.phase == Phase.CLOSED
         for order in sorted(self._open_orders(instrument) if closed else instrument.bound):
             if table.is_open(order) and (
-                1 << table.validity(order) & validities or (closed and table.price[order] == 0)
+                1 << table.validity(order) & validities
+                or (closed and table.price[order] == 0 and table.state[order] != WAITING)
+                or (closed and self._last_day(order) <= self.date)
             ):
                 self._withdraw(order, CancelReason.EXPIRED, "", events)
+
+    def _last_day(self, order: int) -> int:
+        """The last day of a good-till-date order, YYYYMMDD; later than all days for the others."""
+        options = self._options.get(order)
+        return options.expire_date if options is not None and options.expire_date else 99991231
 
     def _join(self, instrument: Instrument, validities: int, events: list[Event]) -> None:
         """Take waiting orders into the book, behind what rests there, by the time they were entered."""
@@ -813,17 +824,7 @@ class Engine:
         for _, order in sorted(joining):
             table.state[order] = IN_BOOK
             instrument.book.add(order)
-            events.append(
-                Activated(
-                    self._identities.members[table.participant(order)].name,
-                    table.client_order_id[order],
-                    order,
-                    instrument.code,
-                    Side(table.side(order)),
-                    table.price[order],
-                    table.open[order],
-                )
-            )
+            events.append(self._activated(instrument, order))
 
     def _cancel_deferred(self, instrument: Instrument, events: list[Event]) -> None:
         for request in instrument.deferred:
@@ -833,61 +834,7 @@ class Engine:
                 self._withdraw(order, CancelReason.MASS_CANCEL, request.request_id, events)
         instrument.deferred.clear()
 
-    def _equilibrium(self, instrument: Instrument) -> Equilibrium:
-        return auction.price(
-            instrument.book,
-            instrument.ticks,
-            instrument.lower,
-            instrument.upper,
-            instrument.reference,
-            instrument.rules.auction_price,
-            instrument.rules.market_orders_must_all_fill,
-        )
-
-    def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
-        """Hold one itayose: freeze, price, allocate, print; then what has no place afterwards leaves."""
-        result = self._equilibrium(instrument)
-        matches: list[auction.Match] = []
-        if result.price:
-            matches = auction.matches(
-                self._orders, instrument.book, result.volume, instrument.rules.allocation, instrument.lot
-            )
-        events.append(
-            AuctionUncrossed(
-                instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(matches)
-            )
-        )
-        opens = self._orders.open
-        for match in matches:
-            buy = match.buy
-            sell = match.sell
-            quantity = match.quantity
-            instrument.book.fill(buy, quantity)
-            instrument.book.fill(sell, quantity)
-            self._print(instrument, buy, opens[buy], sell, opens[sell], result.price, quantity, -1, events)
-        if result.price:
-            instrument.reference = result.price
-            instrument.last_price = result.price
-            instrument.last_quantity = result.volume
-        market = [
-            *instrument.book.queue(self._orders, BUY, 0),
-            *instrument.book.queue(self._orders, SELL, 0),
-        ]
-        for order in sorted(market):
-            self._withdraw(order, CancelReason.REMAINDER, "", events)
-        if instrument.phase_rules.expires:
-            self._expire(instrument, instrument.phase_rules.expires, events)
-
     # --- queries -----------------------------------------------------------------------------------------------------
-
-    def _open_orders(self, instrument: Instrument) -> list[int]:
-        """Every open order of an instrument, in the book or waiting."""
-        orders = instrument.book.orders(self._orders, BUY)
-        orders.extend(instrument.book.orders(self._orders, SELL))
-        for order in instrument.bound:
-            if self._orders.state[order] == WAITING:
-                orders.append(order)
-        return orders
 
     def _known(self, code: str) -> Instrument:
         instrument = self._by_code.get(code)
@@ -934,19 +881,21 @@ class Engine:
         table = self._orders
         if not 1 <= order_id <= table.count:
             raise KeyError(f"Expected an order_id from 1 to {table.count}, got {order_id}")
+        instrument = self._instruments[table.instrument(order_id)]
         return OrderView(
             order_id,
             self._identities.members[table.participant(order_id)].name,
             table.client_order_id[order_id],
-            self._instruments[table.instrument(order_id)].code,
+            instrument.code,
             Side(table.side(order_id)),
             table.price[order_id],
             table.quantity[order_id],
-            table.open[order_id] if table.is_open(order_id) else 0,
+            self._whole(instrument, order_id) if table.is_open(order_id) else 0,
             OrderType(table.order_type(order_id)),
             TimeInForce(table.validity(order_id)),
             table.account[order_id],
             table.state[order_id] == WAITING,
+            table.open[order_id] if table.is_open(order_id) and table.state[order_id] != WAITING else 0,
         )
 
     def order_id(self, participant: str, client_order_id: str) -> int:
@@ -988,6 +937,11 @@ class Engine:
             for side in (BUY, SELL):
                 digest.update(encode(instrument.book.orders(table, side)))
             digest.update(encode([order for order in instrument.bound if table.is_open(order)]))
+            if self._options:
+                special = [order for order in self._open_orders(instrument) if order in self._options]
+                for order in special:
+                    hidden = instrument.reserves.get(order, 0)
+                    digest.update(encode([order, hidden, order in instrument.stops, self._options[order].key()]))
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:
@@ -1030,11 +984,17 @@ class Engine:
                 if order in resting or table.instrument(order) != instrument.index:
                     raise InvariantBroken(f"Order {order} stands in {instrument.code} twice, or belongs elsewhere")
                 resting.add(order)
-                if instrument.ticks.is_valid(table.price[order]) or table.order_type(order) == OrderType.MARKET:
-                    continue
-                raise InvariantBroken(f"Order {order} rests off the grid of {instrument.code}")
+                if table.price[order] and not instrument.ticks.is_valid(table.price[order]):
+                    raise InvariantBroken(f"Order {order} rests off the grid of {instrument.code}")
+                if table.state[order] == WAITING and order in instrument.bound and order in instrument.stops:
+                    raise InvariantBroken(f"Order {order} waits in {instrument.code} for two things")
+            for order, hidden in instrument.reserves.items():
+                shown = table.open[order]
+                peak = self._options[order].display
+                if hidden <= 0 or not 0 < shown <= peak or table.state[order] != IN_BOOK:
+                    raise InvariantBroken(f"Order {order} shows {shown} of a peak of {peak} and hides {hidden}")
         for order in range(1, table.count + 1):
-            if not 0 <= table.open[order] <= table.quantity[order]:
+            if not 0 <= self._whole(self._instruments[table.instrument(order)], order) <= table.quantity[order]:
                 raise InvariantBroken(f"Order {order} has {table.open[order]} open of {table.quantity[order]}")
             if table.is_open(order) != (order in resting):
                 raise InvariantBroken(f"Order {order} is open in the table or in a book, not in both")

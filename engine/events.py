@@ -101,6 +101,19 @@ class MassCancelled(_Event, tag="mass_cancelled"):
     repeat: bool = False
 
 
+class SelfTradePrevented(_Event, tag="prevented"):
+    """Two orders of one group would have traded. What became of them is said behind it (market-rules 7)."""
+
+    participant: str
+    instrument: str
+    price: int  #: at which they would have traded
+    quantity: int
+    client_order_id: str  #: the incoming order; in an auction the newer one
+    order_id: int
+    other_client_order_id: str
+    other_order_id: int
+
+
 # --- trades: two members' business, and the public's -----------------------------------------------------------------
 
 
@@ -126,6 +139,23 @@ class Traded(_Event, tag="traded"):
     settlement_date: int  #: YYYYMMDD by T+n of the instrument; 0 while no day has been started
     buy_limit: int = 0  #: limit under which the buy order stood in the book; 0: none
     sell_limit: int = 0
+
+
+class DisplayChanged(_Event, tag="displayed"):
+    """An iceberg shows more or less of itself in the book, without a trade; what it has in all stays as it was.
+
+    Of an order without such an event all is shown. Before the whole order takes part in something (a cancel, an amend,
+    an auction) it is shown whole.
+    """
+
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    price: int
+    displayed: int
+    displayed_before: int
 
 
 # --- public ----------------------------------------------------------------------------------------------------------
@@ -196,6 +226,8 @@ Event = (
     | Amended
     | Activated
     | MassCancelled
+    | SelfTradePrevented
+    | DisplayChanged
     | Traded
     | InstrumentListed
     | ReferenceDataSet

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from engine.matching.book import Book
 from engine.profiles import PhaseRules, Rules
 from engine.tables import TickTable
-from engine.types import OrderType, Phase, Side, TimeInForce
+from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
 
 
 class OrderView(NamedTuple):
@@ -28,6 +28,7 @@ class OrderView(NamedTuple):
     time_in_force: TimeInForce
     account: str
     waiting: bool  #: outside the book for now
+    displayed: int  #: what of ``open_quantity`` the book shows
 
 
 class InstrumentView(NamedTuple):
@@ -49,6 +50,38 @@ class InstrumentView(NamedTuple):
     settlement_date: int  #: of today's trades, YYYYMMDD; 0 without a calendar
     ledger: str
     rules: dict[str, int | str]  #: every parameter of its profile, with this instrument's values
+
+
+class Options:
+    """What few orders carry. Kept beside the columns of the order table, so that the others do not pay for it."""
+
+    def __init__(
+        self,
+        display: int = 0,
+        stop_price: int = 0,
+        minimum: int = 0,
+        post_only: bool = False,
+        self_trade: int = 0,
+        expire_date: int = 0,
+    ) -> None:
+        self.display: Final = display  #: an iceberg's peak; 0: it shows everything
+        self.stop_price: Final = stop_price
+        self.minimum: Final = minimum
+        self.post_only: Final = post_only
+        self.self_trade: Final = self_trade  #: ``SelfTrade``; 0: as the instrument has it
+        self.expire_date: Final = expire_date
+        self.shown: int = 0  #: what the iceberg last showed before it was shown whole
+
+    def key(self) -> list[int]:
+        """All of it, for the digest."""
+        return [
+            self.display,
+            self.stop_price,
+            self.minimum,
+            int(self.post_only),
+            self.self_trade,
+            self.expire_date,
+        ]
 
 
 class DeferredMassCancel:
@@ -120,6 +153,15 @@ class Instrument:
         #: Numbers of orders bound to an auction (on-open, on-close), ascending, dead ones included until the day ends.
         self.bound: list[int] = []
         self.deferred: list[DeferredMassCancel] = []
+        #: Whether self-trades may have to be prevented: the rule says so, or an order has said so.
+        self.prevents: bool = rules.self_trade > SelfTrade.NONE
+        #: What icebergs in the book do not show, by order; only those that hide something.
+        self.reserves: Final[dict[int, int]] = {}
+        #: Untriggered stops; and where they are looked for: heaps of (stop price, priority, order), the price negated
+        #: for sells. Entries of stops that have left stay in the heaps.
+        self.stops: Final[dict[int, bool]] = {}
+        self.buy_stops: Final[list[tuple[int, int, int]]] = []
+        self.sell_stops: Final[list[tuple[int, int, int]]] = []
 
     def enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -19,6 +19,14 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
                                 ``cancel_filled``               … ends the order; other invalid details are refused
                                 ``cancel_live``                 any invalid detail ends the order (ODX equities)
 ``break_new``                   0, 1                            1: START's Break takes new orders
+``self_trade``                  ``none``, ``cancel_newest`` …   ``SELF_TRADE_MODES``; an order may name another one
+``self_trade_group``            ``participant``, ``account``    who must not trade with itself; no account: no group
+``qty_up_keeps_priority``       0, 1                            1: more quantity at the same price keeps the place
+``market_rests``                0, 1                            1: the rest of a market order stays in the book
+``mtl_needs_limit``             1, 0                            0: market-to-limit is taken without an opposite limit
+``iceberg_entry``               ``fresh_peak``                  after trading on entry a whole peak shows
+                                ``rest_of_peak``                … what is left of the peak that traded
+``iceberg_uncross``             ``whole``, ``peak``             what of it has time priority in an auction
 =============================== =============================== ====================================================
 
 An amend to exactly what is filled is accepted and ends the order under each of the three.
@@ -30,7 +38,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from engine.matching.itayose import ALLOCATION_RULES, PRICE_RULES
-from engine.types import OrderType, Phase, TimeInForce
+from engine.types import OrderType, Phase, SelfTrade, TimeInForce
 
 #: What a phase does with the book.
 COLLECT: Final = 0  #: orders queue, nothing trades
@@ -52,6 +60,18 @@ IMMEDIATE: Final = IOC | FOK
 
 LIMIT: Final = 1 << OrderType.LIMIT
 MARKET: Final = 1 << OrderType.MARKET
+MARKET_TO_LIMIT: Final = 1 << OrderType.MARKET_TO_LIMIT
+STOP: Final = 1 << OrderType.STOP
+STOP_LIMIT: Final = 1 << OrderType.STOP_LIMIT
+STOPS: Final = STOP | STOP_LIMIT
+#: Types that name no limit.
+UNPRICED: Final = MARKET | MARKET_TO_LIMIT | STOP
+
+# What an order may carry besides, as a mask too.
+ICEBERG: Final = 1
+POST_ONLY: Final = 2
+MINIMUM: Final = 4
+SELF_TRADE: Final = 8  #: its own mode of self-trade prevention
 
 REPLACE_KEEP: Final = "keep"
 REPLACE_CANCEL_FILLED: Final = "cancel_filled"
@@ -103,13 +123,20 @@ class Profile:
         order_types: int,
         parameters: Mapping[str, int | str],
         break_new: int = 0,
+        options: int = 0,
     ) -> None:
         self.name: Final = name
         self.phases: Final = dict(phases)
         self.order_types: Final = order_types
         self.parameters: Final = dict(parameters)
         self.break_new: Final = break_new
+        self.options: Final = options
 
+
+#: Modes of self-trade prevention by the name of the parameter's value.
+SELF_TRADE_MODES: Final[dict[int | str, SelfTrade]] = {
+    mode.name.lower(): mode for mode in SelfTrade if mode != SelfTrade.DEFAULT
+}
 
 #: Every parameter and its allowed values.
 CHOICES: Final[dict[str, tuple[int | str, ...]]] = {
@@ -120,6 +147,13 @@ CHOICES: Final[dict[str, tuple[int | str, ...]]] = {
     "halt_orders": ("reject", "queue"),
     "invalid_replace": (REPLACE_KEEP, REPLACE_CANCEL_FILLED, REPLACE_CANCEL_LIVE),
     "break_new": (0, 1),
+    "self_trade": tuple(SELF_TRADE_MODES),
+    "self_trade_group": ("participant", "account"),
+    "qty_up_keeps_priority": (0, 1),
+    "market_rests": (0, 1),
+    "mtl_needs_limit": (1, 0),
+    "iceberg_entry": ("fresh_peak", "rest_of_peak"),
+    "iceberg_uncross": ("whole", "peak"),
 }
 
 _COMMON: Final[dict[str, int | str]] = {
@@ -129,6 +163,9 @@ _COMMON: Final[dict[str, int | str]] = {
     "restriction_of_market_order": 0,
     "halt_orders": "reject",
     "invalid_replace": REPLACE_KEEP,
+    "self_trade": "none",
+    "self_trade_group": "participant",
+    "qty_up_keeps_priority": 0,
 }
 
 #: START's eight states in their order (market-rules 1). A call outside the two follows a halt that dropped an auction.
@@ -174,15 +211,24 @@ CONTINUOUS: Final = Profile(
     {
         Phase.CLOSED: PhaseRules((Phase.CONTINUOUS, Phase.CALL), expires=~OVERNIGHT),
         Phase.CONTINUOUS: PhaseRules(
-            (Phase.CALL, Phase.CLOSED), matching=TRADE, new=DAY | IOC | FOK | GTC, amend=True, cancel=True
+            (Phase.CALL, Phase.CLOSED), matching=TRADE, new=DAY | IOC | FOK | GTC | GTD, amend=True, cancel=True
         ),
         Phase.CALL: PhaseRules(
-            (Phase.CALL_AUCTION, Phase.CLOSED), new=DAY | GTC, amend=True, cancel=True, indicative=True
+            (Phase.CALL_AUCTION, Phase.CLOSED), new=DAY | GTC | GTD, amend=True, cancel=True, indicative=True
         ),
         Phase.CALL_AUCTION: PhaseRules((Phase.CONTINUOUS, Phase.CALL, Phase.CLOSED), matching=AUCTION),
     },
-    LIMIT | MARKET,
-    {**_COMMON, "invalid_replace": REPLACE_CANCEL_FILLED},
+    LIMIT | MARKET | MARKET_TO_LIMIT | STOP | STOP_LIMIT,
+    {
+        **_COMMON,
+        "invalid_replace": REPLACE_CANCEL_FILLED,
+        "self_trade": "cancel_newest",
+        "market_rests": 0,
+        "mtl_needs_limit": 1,
+        "iceberg_entry": "fresh_peak",
+        "iceberg_uncross": "whole",
+    },
+    options=ICEBERG | POST_ONLY | MINIMUM | SELF_TRADE,
 )
 
 PROFILES: Final[dict[str, Profile]] = {profile.name: profile for profile in (START, CONTINUOUS)}
@@ -225,3 +271,11 @@ class Rules:
         self.restriction_of_market_order: Final = settings["restriction_of_market_order"] == 1
         self.queue_in_halt: Final = settings["halt_orders"] == "queue"
         self.invalid_replace: Final = str(settings["invalid_replace"])
+        self.options: Final = profile.options
+        self.self_trade: Final = int(SELF_TRADE_MODES[settings["self_trade"]])
+        self.self_trade_by_account: Final = settings["self_trade_group"] == "account"
+        self.qty_up_keeps_priority: Final = settings["qty_up_keeps_priority"] == 1
+        self.market_rests: Final = settings.get("market_rests") == 1
+        self.mtl_needs_limit: Final = settings.get("mtl_needs_limit", 1) == 1
+        self.rest_of_peak: Final = settings.get("iceberg_entry") == "rest_of_peak"
+        self.peak_priority: Final = settings.get("iceberg_uncross") == "peak"

@@ -89,7 +89,8 @@ class SelfTrade(IntEnum):
     CANCEL_NEWEST = 2
     CANCEL_OLDEST = 3
     CANCEL_BOTH = 4
-    DECREMENT = 5
+    DECREMENT = 5  #: both lose the quantity of the smaller one
+    REJECT = 6  #: the order is refused before any trade; in an auction as CANCEL_NEWEST
 
 
 class CancelReason(IntEnum):
@@ -136,3 +137,4 @@ class Reason(IntEnum):
     WOULD_TRADE = 24  #: a post-only order that would take liquidity
     NOT_PERMITTED = 25
     BAD_IDENTITY = 26  #: a participant, account or client_order_id that is not well formed
+    NO_OPPOSITE_LIMIT = 27  #: a market-to-limit order that finds no limit to take over

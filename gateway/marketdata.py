@@ -28,6 +28,7 @@ from engine.events import (
     Cancelled,
     DayLimitsSet,
     DayStarted,
+    DisplayChanged,
     Event,
     InstrumentListed,
     PhaseChanged,
@@ -155,6 +156,9 @@ class MarketDataBook:
                     book = self._touch(event.instrument, time_ns)
                     book.add(event.side, event.price_before, -event.open_before)
                     book.add(event.side, event.price, event.open_quantity)
+            elif isinstance(event, DisplayChanged):
+                book = self._touch(event.instrument, time_ns)
+                book.add(event.side, event.price, event.displayed - event.displayed_before)
             elif isinstance(event, Activated):
                 self._touch(event.instrument, time_ns).add(event.side, event.price, event.open_quantity)
             else:

@@ -15,7 +15,17 @@ from typing import Final
 import msgspec
 
 from engine.core import Engine
-from engine.events import Accepted, Activated, Amended, Cancelled, Event, MassCancelled, Rejected, Traded
+from engine.events import (
+    Accepted,
+    Activated,
+    Amended,
+    Cancelled,
+    Event,
+    MassCancelled,
+    Rejected,
+    SelfTradePrevented,
+    Traded,
+)
 from engine.log import FileStorage, LogReader
 from engine.types import Side
 from gateway.bus.messages import Fill, Hello, Report, Reports
@@ -25,7 +35,7 @@ from gateway.child import die_with_parent
 MESSAGE_MAX: Final = 500
 
 _encode = msgspec.msgpack.Encoder().encode
-_PRIVATE: Final = (Accepted, Rejected, Cancelled, Amended, MassCancelled, Activated)
+_PRIVATE: Final = (Accepted, Rejected, Cancelled, Amended, MassCancelled, Activated, SelfTradePrevented)
 
 
 class _Member:

@@ -28,6 +28,7 @@ from engine import (
     OrderType,
     Phase,
     Rejected,
+    SelfTrade,
     SetPhase,
     SetReferencePrice,
     SetTickTable,
@@ -37,6 +38,7 @@ from engine import (
     TimeInForce,
     Traded,
 )
+from engine.profiles import CHOICES
 
 # The runner may be the copy beside this file or one elsewhere; its own classes are the ones it can compare.
 if "run_cases" in sys.modules:
@@ -46,17 +48,31 @@ else:
 
 CODE = "CASE"
 SIDES = {"buy": Side.BUY, "sell": Side.SELL}
-TYPES = {"limit": OrderType.LIMIT, "market": OrderType.MARKET}
+TYPES = {
+    "limit": OrderType.LIMIT,
+    "market": OrderType.MARKET,
+    "mtl": OrderType.MARKET_TO_LIMIT,
+    "stop": OrderType.STOP,
+    "stop_limit": OrderType.STOP_LIMIT,
+}
+MODES = {
+    "none": "none",
+    "cancel_maker": "cancel_oldest",
+    "cancel_taker": "cancel_newest",
+    "cancel_both": "cancel_both",
+    "decrement": "decrement",
+    "reject": "reject",
+}
 VALIDITIES = {
     "gtc": TimeInForce.GTC,
     "day": TimeInForce.DAY,
     "ioc": TimeInForce.IOC,
     "fok": TimeInForce.FOK,
 }
-#: Options of an order that the engine does not have.
-MISSING_OPTIONS = ("display_qty", "post_only", "stop_price")
-#: Rules of a case that the engine does not have, when true.
-MISSING_RULES = ("reuse_id", "market_rests", "qty_up_keeps_priority")
+#: Rules that are on or off and have the same name here.
+SWITCHES = ("market_rests", "qty_up_keeps_priority", "mtl_needs_limit")
+#: Rules that name a variant and have the same name here.
+VARIANTS = ("iceberg_entry", "iceberg_uncross")
 
 
 def whole(value: Decimal, unit: Decimal) -> int:
@@ -77,11 +93,8 @@ def common_unit(values: list[Decimal]) -> Decimal:
 class Adapter(run_cases.EngineAdapter):
     def __init__(self, case: dict[str, Any]) -> None:
         super().__init__(case)
-        for rule in MISSING_RULES:
-            if self.rules.get(rule):
-                raise run_cases.Unsupported(rule)
-        if self.rules.get("stp", "none") != "none":
-            raise run_cases.Unsupported("self-trade prevention")
+        if self.rules.get("reuse_id"):
+            raise run_cases.Unsupported("reuse_id")  # an id is one order for the life of the log
         references = [Decimal(step["price"]) for step in case["steps"] if step["op"] == "reference"]
         if "reference" in self.rules:
             references.append(Decimal(self.rules["reference"]))
@@ -93,7 +106,15 @@ class Adapter(run_cases.EngineAdapter):
         self.ids: dict[str, str] = {}  #: and back
         self.requests = 0
         reference = whole(Decimal(self.rules["reference"]), self.unit) if "reference" in self.rules else 0
-        rules = {"auction_price": self.rules["auction"]} if "auction" in self.rules else {}
+        rules: dict[str, int | str] = {"self_trade": self.mode(self.rules.get("stp", "none"))}
+        if "auction" in self.rules:
+            rules["auction_price"] = self.rules["auction"]
+        for rule in SWITCHES:
+            if rule in self.rules:
+                rules[rule] = int(self.rules[rule])
+        for rule in VARIANTS:
+            if rule in self.rules:
+                rules[rule] = self.variant(rule, self.rules[rule])
         for command in (
             SetTickTable("case", 0, [TickRow(0, whole(self.tick, self.unit))]),
             ListInstrument(CODE, "CONTINUOUS", reference, tick_table="case", rules=rules),
@@ -101,6 +122,18 @@ class Adapter(run_cases.EngineAdapter):
             SetPhase(CODE, Phase.CONTINUOUS),
         ):
             self.operate(command)
+
+    @staticmethod
+    def mode(name: str) -> str:
+        if name not in MODES:
+            raise run_cases.Unsupported(f"stp {name}")
+        return MODES[name]
+
+    @staticmethod
+    def variant(rule: str, value: str) -> str:
+        if value not in CHOICES[rule]:
+            raise run_cases.Unsupported(f"{rule} {value}")
+        return value
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 
@@ -130,6 +163,9 @@ class Adapter(run_cases.EngineAdapter):
             return 0
         return self.engine.order_id(self.owners[oid], self.client_order_id(oid))
 
+    def units(self, price: str | None) -> int:
+        return whole(Decimal(price), self.unit) if price is not None else 0
+
     def price(self, units: int) -> Decimal:
         return units * self.unit
 
@@ -155,24 +191,28 @@ class Adapter(run_cases.EngineAdapter):
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def new(self, step: dict[str, Any]) -> Any:
-        for option in MISSING_OPTIONS:
-            if step.get(option):
-                raise run_cases.Unsupported(option)
-        if step.get("stp", "none") != "none":
-            raise run_cases.Unsupported("self-trade prevention")
         if step["type"] not in TYPES:
             raise run_cases.Unsupported(step["type"])
         oid = step["id"]
         # An id is one name for the whole case, whoever uses it again.
         participant = self.owners.setdefault(oid, self.member(step.get("owner")))
+        # Without an account there is no group, so nothing to prevent.
+        if not step.get("owner"):
+            mode = SelfTrade.NONE
+        else:
+            mode = SelfTrade[self.mode(step["stp"]).upper()] if step.get("stp") else SelfTrade.DEFAULT
         order = NewOrder(
             self.client_order_id(oid),
             CODE,
             SIDES[step["side"]],
             step["qty"],
-            whole(Decimal(step["price"]), self.unit) if step.get("price") is not None else 0,
+            self.units(step.get("price")),
             TYPES[step["type"]],
             VALIDITIES[step["tif"]],
+            display_quantity=step.get("display_qty") or 0,
+            stop_price=self.units(step.get("stop_price")),
+            post_only=bool(step.get("post_only")),
+            self_trade=mode,
         )
         return self.send(order, participant)
 
@@ -189,7 +229,7 @@ class Adapter(run_cases.EngineAdapter):
             self.request_id(),
             self.client_order_id(oid),
             step.get("qty", 0),
-            whole(Decimal(step["price"]), self.unit) if step.get("price") is not None else 0,
+            self.units(step.get("price")),
         )
         return self.send(amend, self.owners.get(oid, self.member(None)))
 
@@ -247,8 +287,8 @@ class Adapter(run_cases.EngineAdapter):
         number = self.order_id(oid)
         if not number:
             return None
-        open_quantity = self.engine.order(number).open_quantity
-        return {"open": open_quantity, "displayed": open_quantity} if open_quantity else None
+        view = self.engine.order(number)
+        return {"open": view.open_quantity, "displayed": view.displayed} if view.open_quantity else None
 
     def queue(self, side: str) -> list[str]:
         orders = self.engine.queue(CODE, SIDES[side])

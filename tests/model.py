@@ -4,7 +4,7 @@ It is the oracle of ``tests/engine/test_machine.py``. It shares the words with t
 not one line of its logic: no linked queues, no ladders, no walk over stretches of prices. Where the engine is quick,
 the model looks at everything again. Refusals carry no text here; what a text says is the engine's own business.
 
-Covered: the profiles START and CONTINUOUS with limit and market orders; everything else is refused as not offered.
+Covered: the profiles START and CONTINUOUS with all their orders; everything else is refused as not offered.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from engine.events import (
     Cancelled,
     DayLimitsSet,
     DayStarted,
+    DisplayChanged,
     Event,
     InstrumentListed,
     MassCancelled,
@@ -47,6 +48,7 @@ from engine.events import (
     ReferenceDataSet,
     ReferencePriceSet,
     Rejected,
+    SelfTradePrevented,
     Traded,
     TradingStateChanged,
 )
@@ -65,6 +67,9 @@ from engine.types import (
 
 BUY, SELL = Side.BUY, Side.SELL
 DAY, IOC, FOK, GTC = TimeInForce.DAY, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTC
+GTD = TimeInForce.GTD
+LIMIT, MARKET, MARKET_TO_LIMIT = OrderType.LIMIT, OrderType.MARKET, OrderType.MARKET_TO_LIMIT
+STOP, STOP_LIMIT = OrderType.STOP, OrderType.STOP_LIMIT
 ON_OPEN, ON_CLOSE = TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE
 
 
@@ -95,8 +100,8 @@ PHASES = {
     },
     "CONTINUOUS": {
         Phase.CLOSED: Rule((Phase.CONTINUOUS, Phase.CALL)),
-        Phase.CONTINUOUS: Rule((Phase.CALL, Phase.CLOSED), (DAY, IOC, FOK, GTC), amend=True, cancel=True),
-        Phase.CALL: Rule((Phase.CALL_AUCTION, Phase.CLOSED), (DAY, GTC), **COLLECTING),
+        Phase.CONTINUOUS: Rule((Phase.CALL, Phase.CLOSED), (DAY, IOC, FOK, GTC, GTD), amend=True, cancel=True),
+        Phase.CALL: Rule((Phase.CALL_AUCTION, Phase.CLOSED), (DAY, GTC, GTD), **COLLECTING),
         Phase.CALL_AUCTION: Rule((Phase.CONTINUOUS, Phase.CALL, Phase.CLOSED)),
     },
 }
@@ -112,9 +117,10 @@ EXPIRES = {
     Phase.CLOSED: (DAY, IOC, FOK, ON_OPEN, ON_CLOSE),
 }
 DEFAULTS: dict[str, dict[str, int | str]] = {
-    "START": {"invalid_replace": "keep"},
-    "CONTINUOUS": {"invalid_replace": "cancel_filled"},
+    "START": {"invalid_replace": "keep", "self_trade": "none"},
+    "CONTINUOUS": {"invalid_replace": "cancel_filled", "self_trade": "cancel_newest"},
 }
+OFFERED = {"START": (LIMIT, MARKET), "CONTINUOUS": (LIMIT, MARKET, MARKET_TO_LIMIT, STOP, STOP_LIMIT)}
 
 
 class Order:
@@ -132,6 +138,13 @@ class Order:
         self.type = new.order_type
         self.validity = new.time_in_force
         self.account = new.account
+        self.display = new.display_quantity
+        self.hidden = 0  #: of ``open``, what the book does not show
+        self.stop_price = new.stop_price
+        self.minimum = new.minimum_quantity
+        self.post_only = new.post_only
+        self.self_trade = new.self_trade
+        self.last_day = new.expire_date
         self.waiting = waiting
         self.gone = False
         self.turn = 0  #: place in the queue: less is earlier
@@ -140,6 +153,17 @@ class Order:
     @property
     def alive(self) -> bool:
         return self.open > 0 and not self.gone
+
+    @property
+    def mode(self) -> SelfTrade:
+        rule = SelfTrade[str(self.book.rules["self_trade"]).upper()]
+        return rule if self.self_trade == SelfTrade.DEFAULT else SelfTrade(self.self_trade)
+
+    def group(self) -> tuple[str, ...] | None:
+        """Who must not trade with itself."""
+        if self.book.rules.get("self_trade_group") != "account":
+            return (self.member,)
+        return (self.member, self.account) if self.account else None
 
     def priority(self) -> tuple[bool, int, int]:
         """Sorts one side: without a limit first, then the better price, then the earlier one."""
@@ -163,6 +187,11 @@ class Book:
         self.settlement_date = 0
         self.ticks = [(0, 1)]
         self.mass_cancels: list[tuple[str, MassCancel, int]] = []
+        self.triggered: list[Order] = []
+
+    @property
+    def trades(self) -> bool:
+        return self.phase == Phase.CONTINUOUS and not self.suspended
 
     @property
     def rule(self) -> Rule:
@@ -273,19 +302,28 @@ class Model:
         need(self.date and book.day == self.date, Reason.NO_DAY)
         need(book.rule.new, Reason.WRONG_PHASE)
         need(not book.suspended or book.rules.get("halt_orders") == "queue", Reason.SUSPENDED)
-        need(new.order_type in (OrderType.LIMIT, OrderType.MARKET), Reason.NOT_OFFERED)
+        need(new.order_type in OFFERED[book.listed.profile], Reason.NOT_OFFERED)
         need(new.time_in_force in {v for rule in book.phases.values() for v in rule.new}, Reason.NOT_OFFERED)
-        unknown = new.display_quantity or new.stop_price or new.minimum_quantity or new.post_only or new.expire_date
-        need(not unknown and new.self_trade in (SelfTrade.DEFAULT, SelfTrade.NONE), Reason.NOT_OFFERED)
+        rare = new.display_quantity or new.stop_price or new.minimum_quantity or new.post_only or new.expire_date
+        rare = rare or new.self_trade > SelfTrade.NONE
+        need(book.listed.profile == "CONTINUOUS" or not rare, Reason.NOT_OFFERED)
         restricted = book.rules.get("restriction_of_market_order")
-        need(not (restricted and new.order_type == OrderType.MARKET), Reason.MARKET_ORDERS_RESTRICTED)
+        need(not (restricted and new.order_type in (MARKET, MARKET_TO_LIMIT, STOP)), Reason.MARKET_ORDERS_RESTRICTED)
         need(new.time_in_force in book.rule.new, Reason.WRONG_PHASE)
         need(not (book.suspended and new.time_in_force in (IOC, FOK)), Reason.WRONG_PHASE)
         self.check_quantity(book, new.quantity)
-        self.check_price(book, new.order_type, new.price, new.quantity)
-
+        self.check_price(book, new.order_type in (LIMIT, STOP_LIMIT), new.price, new.quantity)
+        self.check_options(book, new)
         waiting = new.time_in_force == ON_CLOSE and book.phase in BEFORE_THE_CLOSE
+        if new.stop_price:
+            there = book.reference >= new.stop_price if new.side == BUY else book.reference <= new.stop_price
+            waiting = not (there and book.reference and book.trades)
         order = Order(len(self.orders) + 1, member, book, new, waiting)
+        if book.trades and not waiting:
+            if new.order_type == MARKET_TO_LIMIT and book.rules.get("mtl_needs_limit", 1):
+                resting = self.side(book, BUY if new.side == SELL else SELL)
+                need(resting and resting[0].price, Reason.NO_OPPOSITE_LIMIT)
+            self.check_counterparties(order, order.price, order.open)
         order.asked = self.sequence
         self.orders.append(order)
         answer = Accepted(
@@ -299,16 +337,47 @@ class Model:
             order.type,
             order.validity,
             order.account,
+            order.display,
             waiting=waiting,
         )
         return answer, [answer, *([] if waiting else self.enter(order))]
+
+    def check_options(self, book: Book, new: NewOrder) -> None:
+        is_stop = new.order_type in (STOP, STOP_LIMIT)
+        need(bool(new.stop_price) == is_stop, Reason.BAD_PRICE)
+        need(not is_stop or new.stop_price <= PRICE_MAX, Reason.BAD_PRICE)
+        need(not is_stop or on_grid(book.ticks, new.stop_price), Reason.OFF_TICK)
+        need(bool(new.expire_date) == (new.time_in_force == GTD), Reason.DATE_OUTSIDE_CALENDAR)
+        need(not new.expire_date or new.expire_date >= self.date, Reason.DATE_OUTSIDE_CALENDAR)
+        if new.display_quantity:
+            need(new.price, Reason.NOT_OFFERED)
+            need(new.display_quantity % book.listed.lot == 0, Reason.OFF_LOT)
+            need(new.display_quantity * 1000 >= new.quantity, Reason.BAD_QUANTITY)
+        if new.minimum_quantity:
+            need(new.time_in_force == IOC, Reason.NOT_OFFERED)
+            need(new.minimum_quantity <= new.quantity, Reason.BAD_QUANTITY)
+        if new.post_only:
+            need(new.order_type == LIMIT and new.time_in_force not in (IOC, FOK), Reason.NOT_OFFERED)
+
+    def check_counterparties(self, order: Order, price: int, quantity: int) -> None:
+        """What it may not meet in the book, were it there with this price and quantity."""
+        if not order.book.trades:
+            return
+        meets = self.counterparties(order, price)
+        need(not (order.post_only and meets), Reason.WOULD_TRADE)
+        before = 0
+        for maker, chunk in meets:
+            if before >= quantity or order.mode != SelfTrade.REJECT:
+                break
+            need(maker.group() is None or maker.group() != order.group(), Reason.SELF_TRADE)
+            before += chunk
 
     def check_quantity(self, book: Book, quantity: int) -> None:
         need(1 <= quantity <= QUANTITY_MAX, Reason.BAD_QUANTITY)
         need(quantity % book.listed.lot == 0, Reason.OFF_LOT)
 
-    def check_price(self, book: Book, order_type: OrderType, price: int, quantity: int) -> None:
-        if order_type == OrderType.MARKET:
+    def check_price(self, book: Book, limited: bool, price: int, quantity: int) -> None:
+        if not limited:
             need(price == 0, Reason.BAD_PRICE)
         else:
             need(1 <= price <= PRICE_MAX, Reason.BAD_PRICE)
@@ -320,8 +389,9 @@ class Model:
     def cancel(self, cancel: CancelOrder, member: str) -> tuple[Event, list[Event]]:
         order = self.open_order(member, cancel.client_order_id)
         need(order.book.rule.cancel, Reason.WRONG_PHASE)
+        shown = self.show_whole(order)
         answer = self.withdraw(order, CancelReason.MEMBER, cancel.request_id)
-        return answer, [answer]
+        return answer, [*shown, answer]
 
     def open_order(self, member: str, name: str) -> Order:
         order = self.find(member, name)
@@ -344,17 +414,23 @@ class Model:
             if not ends:
                 self.check_quantity(book, total)
                 need(total > filled, Reason.BAD_QUANTITY)
-                self.check_price(book, order.type, price, total)
+                self.check_price(book, order.price != 0, price, total)
                 need((total, price) != (order.total, order.price), Reason.NO_CHANGE)
+                need(not order.display or total <= order.display * 1000, Reason.BAD_QUANTITY)
+                if not order.waiting and (price != order.price or total > order.total):
+                    self.check_counterparties(order, price, total - filled)
         except Refused as refused:
             mode = book.rules["invalid_replace"]
             if refused.reason == Reason.NO_CHANGE or mode == "keep" or (mode == "cancel_filled" and total > filled):
                 raise
             ends = True
         if ends:
+            shown = self.show_whole(order)
             answer: Event = self.withdraw(order, CancelReason.REPLACED, amend.request_id)
-            return answer, [answer]
-        keeps = price == order.price and total < order.total
+            return answer, [*shown, answer]
+        keeps = price == order.price and (total < order.total or bool(book.rules.get("qty_up_keeps_priority")))
+        visible = order.open - order.hidden
+        shown = self.show_whole(order)
         answer = Amended(
             member,
             order.id,
@@ -372,10 +448,10 @@ class Model:
         )
         order.total, order.open, order.price = total, total - filled, price
         if keeps:
-            return answer, [answer]
+            return answer, [*shown, answer, *self.show(order, visible)]
         order.asked = self.sequence
         order.turn = 0
-        return answer, [answer, *([] if order.waiting else self.enter(order))]
+        return answer, [*shown, answer, *([] if order.waiting else self.enter(order))]
 
     def mass_cancel(self, mass: MassCancel, member: str, book: Book | None) -> tuple[Event, list[Event]]:
         need(book or not mass.instrument, Reason.UNKNOWN_INSTRUMENT)
@@ -388,7 +464,7 @@ class Model:
             else:
                 each.mass_cancels.append((member, mass, newest))
         now.sort(key=lambda order: order.number)
-        events: list[Event] = [self.withdraw(order, CancelReason.MASS_CANCEL, mass.request_id) for order in now]
+        events = [event for order in now for event in self.leave(order, CancelReason.MASS_CANCEL, mass.request_id)]
         answer = MassCancelled(member, mass.request_id, len(now))
         return answer, [*events, answer]
 
@@ -417,28 +493,178 @@ class Model:
 
     def enter(self, order: Order) -> list[Event]:
         """Trade if the book trades; rest."""
+        events = self.trade_or_rest(order)
+        while order.book.triggered:
+            stop = order.book.triggered.pop(0)
+            stop.waiting = False
+            stop.asked = self.sequence
+            name = stop.member, stop.id, stop.number
+            events.append(Activated(*name, stop.book.code, stop.side, stop.price, stop.open))
+            events += self.trade_or_rest(stop)
+        return events
+
+    def trade_or_rest(self, order: Order) -> list[Event]:
         events: list[Event] = []
         book = order.book
-        if book.phase == Phase.CONTINUOUS and not book.suspended:
-            other = BUY if order.side == SELL else SELL
-            makers = [
-                maker
-                for maker in self.side(book, other)
-                if not order.price or (maker.price <= order.price if other == SELL else maker.price >= order.price)
-            ]
-            enough = sum(maker.open for maker in makers) >= order.open
-            for maker in makers if enough or order.validity != FOK else []:
-                quantity = min(order.open, maker.open)
-                if quantity:
-                    buy, sell = (maker, order) if other == BUY else (order, maker)
-                    events.append(self.trade(book, buy, sell, maker.price, quantity, other))
-                    book.reference = book.last_price = maker.price
-                    book.last_quantity = quantity
-            if order.open and (order.type == OrderType.MARKET or order.validity in (IOC, FOK)):
-                events.append(self.withdraw(order, CancelReason.REMAINDER))
+        wanted = order.open
+        if book.trades:
+            needed = order.open if order.validity == FOK else order.minimum
+            if needed and self.obtainable(order) < needed:
+                return [self.withdraw(order, CancelReason.REMAINDER)]
+            to_limit = order.type == MARKET_TO_LIMIT and not order.price
+            resting = self.side(book, BUY if order.side == SELL else SELL)
+            best = next((maker.price for maker in resting if maker.price), 0) if to_limit else 0
+            limit = best or order.price
+            price = 0
+            while order.alive:
+                meets = self.counterparties(order, limit)
+                if not meets:
+                    break
+                maker, chunk = meets[0]
+                at = self.price_with(order, maker, limit)
+                if order.mode > SelfTrade.NONE and maker.group() and maker.group() == order.group():
+                    events += self.prevent(order, maker, at)
+                    continue
+                price = at
+                events += self.fill(order, maker, price, min(order.open, chunk))
+            while price and book.rules.get("market_rests"):
+                markets = [[maker for maker in self.side(book, side) if not maker.price] for side in (BUY, SELL)]
+                if not markets[0] or not markets[1]:
+                    break
+                maker, newer = sorted((markets[0][0], markets[1][0]), key=lambda one: one.number)
+                at = book.reference
+                events += self.fill(newer, maker, at, min(newer.open, maker.open))
+            if not order.alive:
+                return events
+            if order.validity in (IOC, FOK):
+                return [*events, self.withdraw(order, CancelReason.REMAINDER)]
+            if to_limit and (price or best):
+                order.price = price or best
+                events.append(self.changed(order, order.open, 0))
+            if not order.price and not book.rules.get("market_rests"):
+                return [*events, self.withdraw(order, CancelReason.REMAINDER)]
         self.turns += 1
         order.turn = self.turns
+        peak = order.display
+        if peak and book.rules.get("iceberg_entry") == "rest_of_peak":
+            peak -= (wanted - order.open) % peak
+        return events + self.show(order, peak)
+
+    def counterparties(self, order: Order, limit: int) -> list[tuple[Order, int]]:
+        """Whom an incoming order would meet, one after the other, and with how much each time: peak by peak."""
+        other = BUY if order.side == SELL else SELL
+        makers = self.side(order.book, other)
+        makers = [
+            maker
+            for maker in makers
+            if not (limit and maker.price) or (maker.price <= limit if other == SELL else maker.price >= limit)
+        ]
+        if makers and not makers[0].price and not self.price_with(order, makers[0], limit):
+            return []
+        meets: list[tuple[Order, int]] = []
+        for price in dict.fromkeys(maker.price for maker in makers):
+            queue = [(maker, maker.open - maker.hidden, maker.hidden) for maker in makers if maker.price == price]
+            while queue:
+                maker, visible, hidden = queue.pop(0)
+                meets.append((maker, visible))
+                if hidden:
+                    peak = min(maker.display, hidden)
+                    queue.append((maker, peak, hidden - peak))
+        return meets
+
+    def price_with(self, order: Order, maker: Order, limit: int) -> int:
+        if maker.price:
+            return maker.price
+        limits = [other.price for other in self.side(order.book, maker.side) if other.price]
+        prices = [price for price in (order.book.reference, limit, *limits) if price]
+        return (min(prices) if order.side == BUY else max(prices)) if prices else 0
+
+    def obtainable(self, order: Order) -> int:
+        total = 0
+        for maker, chunk in self.counterparties(order, order.price):
+            if order.mode > SelfTrade.NONE and maker.group() and maker.group() == order.group():
+                if order.mode == SelfTrade.CANCEL_OLDEST:
+                    continue
+                break
+            total += chunk
+        return total
+
+    def fill(self, order: Order, maker: Order, price: int, quantity: int) -> list[Event]:
+        book = order.book
+        buy, sell = (order, maker) if order.side == BUY else (maker, order)
+        events = [self.trade(book, buy, sell, price, quantity, maker.side)]
+        book.reference = book.last_price = price
+        book.last_quantity = quantity
+        if maker.open == maker.hidden and maker.open:
+            peak = min(maker.display, maker.hidden)
+            maker.hidden -= peak
+            self.turns += 1
+            maker.turn = self.turns
+            maker.asked = self.sequence
+            events.append(self.displayed(maker, peak, 0))
+        stops = [stop for stop in self.alive(book) if stop.waiting and stop.stop_price and stop not in book.triggered]
+        buys = [stop for stop in stops if stop.side == BUY and stop.stop_price <= price]
+        sells = [stop for stop in stops if stop.side == SELL and stop.stop_price >= price]
+        book.triggered += sorted(buys, key=lambda stop: (stop.stop_price, stop.asked))
+        book.triggered += sorted(sells, key=lambda stop: (-stop.stop_price, stop.asked))
         return events
+
+    def prevent(self, order: Order, maker: Order, price: int) -> list[Event]:
+        quantity = min(order.open, maker.open)
+        events: list[Event] = [
+            SelfTradePrevented(
+                order.member,
+                order.book.code,
+                price,
+                min(order.open, maker.open - maker.hidden),
+                order.id,
+                order.number,
+                maker.id,
+                maker.number,
+            )
+        ]
+        mode = order.mode
+        maker_goes = mode in (SelfTrade.CANCEL_OLDEST, SelfTrade.CANCEL_BOTH)
+        order_goes = mode in (SelfTrade.CANCEL_NEWEST, SelfTrade.CANCEL_BOTH, SelfTrade.REJECT)
+        if mode == SelfTrade.DECREMENT:
+            maker_goes, order_goes = maker.open == quantity, order.open == quantity
+            for one in (maker, order):
+                if one.open > quantity:
+                    events += self.reduce(one, quantity)
+        if maker_goes:
+            events += self.leave(maker, CancelReason.SELF_TRADE)
+        if order_goes:
+            events += self.leave(order, CancelReason.SELF_TRADE)
+        return events
+
+    def reduce(self, order: Order, quantity: int) -> list[Event]:
+        visible = order.open - order.hidden if order.hidden else order.open
+        events = self.show_whole(order)
+        order.total -= quantity
+        order.open -= quantity
+        return [*events, self.changed(order, order.open + quantity, order.price), *self.show(order, visible)]
+
+    def changed(self, order: Order, before: int, price_before: int) -> Event:
+        name = order.member, order.id, order.number, order.book.code, order.side
+        return Amended(*name, order.total, order.price, order.open, before, price_before, True, "")
+
+    def displayed(self, order: Order, now: int, before: int) -> Event:
+        name = order.member, order.id, order.number, order.book.code, order.side, order.price
+        return DisplayChanged(*name, now, before)
+
+    def show_whole(self, order: Order) -> list[Event]:
+        hidden, order.hidden = order.hidden, 0
+        return [self.displayed(order, order.open, order.open - hidden)] if hidden else []
+
+    def show(self, order: Order, quantity: int) -> list[Event]:
+        """Show no more than ``quantity`` of an iceberg."""
+        if not order.display or order.waiting or quantity >= order.open:
+            return []
+        order.hidden = order.open - quantity
+        return [self.displayed(order, quantity, order.open)]
+
+    def leave(self, order: Order, reason: CancelReason, request: str = "") -> list[Event]:
+        return [*self.show_whole(order), self.withdraw(order, reason, request)]
 
     def trade(self, book: Book, buy: Order, sell: Order, price: int, quantity: int, maker: int) -> Event:
         self.trades += 1
@@ -540,48 +766,154 @@ class Model:
         wanted = book.reference or next_valid(rows, (low + high) // 2, -1)
         return min(max(wanted, low), high)
 
-    def shares(self, book: Book, side: Side, volume: int) -> list[tuple[Order, int]]:
-        """Who gets how much of ``volume``, in priority order (market-rules 3.3)."""
+    def shares(self, book: Book, side: Side, volume: int, peaks: dict[int, int]) -> list[tuple[Order, int]]:
+        """Who gets how much of ``volume``, in priority order (market-rules 3.3); an order may have several turns.
+
+        ``peaks``: what icebergs that trade peak by peak show first.
+        """
         queue = self.side(book, side)
-        got = {order.number: 0 for order in queue}
+        shares: list[tuple[Order, int]] = []
         for price in dict.fromkeys(order.price for order in queue):
-            group = [order for order in queue if order.price == price]
-            if book.rules.get("allocation") == "SIMULTANEOUS_RR" and sum(order.open for order in group) > volume:
-                total = {order.member: 0 for order in group}
-                for order in group:
-                    total[order.member] += order.open
-                turns = sorted(total, key=lambda member: -total[member])  # stable: equals by earliest order
+            group = [(order, order.open) for order in queue if order.price == price]
+            if peaks:
+                group = []
+                turns = [(order, peaks.get(order.number, order.open), order.open) for order in queue]
+                turns = [turn for turn in turns if turn[0].price == price]
+                while turns:
+                    order, peak, left = turns.pop(0)
+                    group.append((order, min(peak, left)))
+                    if left > peak:
+                        turns.append((order, order.display, left - peak))
+            got = [0] * len(group)
+            if book.rules.get("allocation") == "SIMULTANEOUS_RR" and sum(share for _, share in group) > volume:
+                total = {order.member: 0 for order, _ in group}
+                for order, share in group:
+                    total[order.member] += share
+                members = sorted(total, key=lambda member: -total[member])  # stable: equals by earliest order
                 while volume:
-                    for member in turns:
-                        left = [order for order in group if order.member == member and got[order.number] < order.open]
+                    for member in members:
+                        left_to = [i for i, (o, share) in enumerate(group) if o.member == member and got[i] < share]
                         lot = min(book.listed.lot, volume)
-                        if left and lot:
-                            got[left[0].number] += lot
+                        if left_to and lot:
+                            got[left_to[0]] += lot
                             volume -= lot
-            for order in group:
-                more = min(volume, order.open - got[order.number])
-                got[order.number] += more
+            for i, (order, share) in enumerate(group):
+                more = min(volume, share - got[i])
+                got[i] += more
                 volume -= more
-        return [(order, got[order.number]) for order in queue]
+                shares.append((order, got[i]))
+        return shares
 
     def uncross(self, book: Book) -> list[Event]:
+        before: list[Event] = []
+        visible: dict[int, int] = {}
+        for order in self.alive(book):
+            if order.hidden and self.price(book)[0]:
+                visible[order.number] = order.open - order.hidden
+                before += self.show_whole(order)
+        peaks = visible if book.rules.get("iceberg_uncross") == "peak" else {}
+        before += self.cut_self_trades(book, peaks)
+        was = {order.number: order.open for order in self.alive(book)}
         price, volume, surplus = self.price(book)
-        bought = [order for order, share in self.shares(book, BUY, volume) for _ in range(share)]
-        sold = [order for order, share in self.shares(book, SELL, volume) for _ in range(share)]
-        pairs: dict[tuple[int, int], int] = {}
-        for buy, sell in zip(bought, sold, strict=True):  # one unit after the other
-            pairs[buy.number, sell.number] = pairs.get((buy.number, sell.number), 0) + 1
-        events: list[Event] = [AuctionUncrossed(book.code, book.phase, price, volume, surplus, len(pairs))]
-        for (number, other), quantity in pairs.items():
-            buy, sell = self.orders[number - 1], self.orders[other - 1]
-            events.append(self.trade(book, buy, sell, price, quantity, -1))
+        buys = self.shares(book, BUY, volume, peaks)
+        sells = self.shares(book, SELL, volume, peaks)
+        pairs = self.pairs(buys, sells)
+        events: list[Event] = [*before, AuctionUncrossed(book.code, book.phase, price, volume, surplus, len(pairs))]
+        for (i, j), quantity in pairs.items():
+            events.append(self.trade(book, buys[i][0], sells[j][0], price, quantity, -1))
         if price:
             book.reference = book.last_price = price
             book.last_quantity = volume
+        for number, shown in visible.items():
+            order = self.orders[number - 1]
+            if not order.alive:
+                continue
+            traded = was[number] - order.open
+            if traded < shown:
+                shown -= traded
+            elif order.open:
+                peak_by_peak = peaks or book.rules.get("iceberg_entry") == "rest_of_peak"
+                shown = order.display - ((traded - shown) % order.display if peak_by_peak else 0)
+                if peaks:
+                    self.turns += 1
+                    order.turn = self.turns
+            if order.open:
+                events += self.show(order, shown)
         for order in self.alive(book):
             if not order.price and not order.waiting:
-                events.append(self.withdraw(order, CancelReason.REMAINDER))
+                if price and order.type == MARKET_TO_LIMIT:
+                    order.price = price
+                    self.turns += 1
+                    order.turn = self.turns
+                    events.append(self.changed(order, order.open, 0))
+                elif not book.rules.get("market_rests"):
+                    events.append(self.withdraw(order, CancelReason.REMAINDER))
         return events
+
+    def pairs(self, buys: list[tuple[Order, int]], sells: list[tuple[Order, int]]) -> dict[tuple[int, int], int]:
+        """Who trades with whom, one unit after the other, by the places of the two; nobody with its own group."""
+        bought = [i for i, (_, share) in enumerate(buys) for _ in range(share)]
+        sold = [j for j, (_, share) in enumerate(sells) for _ in range(share)]
+
+        def group(order: Order) -> tuple[str, ...] | None:
+            return order.group() if order.mode > SelfTrade.NONE else None
+
+        def apart(i: int, j: int) -> bool:
+            return group(buys[i][0]) is None or group(buys[i][0]) != group(sells[j][0])
+
+        pairs: dict[tuple[int, int], int] = {}
+        if all(apart(i, j) for i, j in zip(bought, sold, strict=True)):
+            for pair in zip(bought, sold, strict=True):
+                pairs[pair] = pairs.get(pair, 0) + 1
+            return pairs
+        while bought:
+            i = bought[0]
+            mine = group(buys[i][0])
+            everybody = [group(buys[i][0]) for i in bought] + [group(sells[j][0]) for j in sold]
+            tight = {one for one in everybody if one and one != mine and everybody.count(one) == len(bought)}
+            j = next(j for j in sold if (group(sells[j][0]) in tight if tight else apart(i, j)))
+            pairs[i, j] = pairs.get((i, j), 0) + 1
+            bought.remove(i)
+            sold.remove(j)
+        return pairs
+
+    def cut_self_trades(self, book: Book, peaks: dict[int, int]) -> list[Event]:
+        """Orders give way until every group's fills on both sides fit into the volume (market-rules 7)."""
+        events: list[Event] = []
+        while True:
+            price, volume, _ = self.price(book)
+            fills = [
+                (order, share)
+                for side in (BUY, SELL)
+                for order, share in self.shares(book, side, volume, peaks)
+                if share and order.mode > SelfTrade.NONE and order.group()
+            ]
+            total: dict[Any, int] = {}
+            for order, share in fills:
+                total[order.group()] = total.get(order.group(), 0) + share
+            over = [group for group in total if total[group] > volume]
+            if not over:
+                return events
+            own = sorted(
+                (order for order, _ in fills if order.group() == over[0]), key=lambda order: (order.asked, order.number)
+            )
+            excess = total[over[0]] - volume
+            newest = own[-1]
+            other = [order for order in own if order.side != newest.side][-1]
+            name = newest.member, book.code, price, excess
+            events.append(SelfTradePrevented(*name, newest.id, newest.number, other.id, other.number))
+            if newest.mode == SelfTrade.DECREMENT:
+                cut = min(excess, newest.open, other.open)
+                for order in sorted((newest, other), key=lambda order: order.side):
+                    events += (
+                        self.leave(order, CancelReason.SELF_TRADE) if cut == order.open else self.reduce(order, cut)
+                    )
+            elif newest.mode == SelfTrade.CANCEL_OLDEST:
+                events += self.leave(own[0], CancelReason.SELF_TRADE)
+            else:
+                events += self.leave(newest, CancelReason.SELF_TRADE)
+                if newest.mode == SelfTrade.CANCEL_BOTH:
+                    events += self.leave(other, CancelReason.SELF_TRADE)
 
     # --- the exchange ------------------------------------------------------------------------------------------------
 
@@ -616,7 +948,30 @@ class Model:
         need(book.suspended != suspend, Reason.BAD_TRANSITION)
         need(suspend or book.phase != Phase.CONTINUOUS or not self.crossed(book), Reason.BAD_TRANSITION)
         book.suspended = suspend
-        return [TradingStateChanged(book.code, suspend)]
+        return [TradingStateChanged(book.code, suspend), *self.wake_stops(book)]
+
+    def wake_stops(self, book: Book) -> list[Event]:
+        """Trading begins or goes on: stops that the last price has reached enter."""
+        if not book.trades or not book.reference:
+            return []
+        there = [
+            stop
+            for stop in self.alive(book)
+            if stop.waiting
+            and stop.stop_price
+            and (stop.stop_price <= book.reference if stop.side == BUY else stop.stop_price >= book.reference)
+        ]
+        there.sort(key=lambda stop: (stop.side, stop.stop_price if stop.side == BUY else -stop.stop_price, stop.asked))
+        book.triggered += there
+        events: list[Event] = []
+        while book.triggered:
+            stop = book.triggered.pop(0)
+            stop.waiting = False
+            stop.asked = self.sequence
+            name = stop.member, stop.id, stop.number
+            events.append(Activated(*name, book.code, stop.side, stop.price, stop.open))
+            events += self.trade_or_rest(stop)
+        return events
 
     def list_instrument(self, listed: ListInstrument) -> list[Event]:
         need(listed.instrument not in self.books, Reason.ALREADY_LISTED)
@@ -658,8 +1013,11 @@ class Model:
             events.append(DayLimitsSet(book.code, book.base, book.lower, book.upper))
             for order in self.alive(book):
                 beyond = order.price < book.lower or (book.upper and order.price > book.upper)
-                if beyond or not on_grid(book.ticks, order.price):
-                    events.append(self.withdraw(order, CancelReason.LIMITS))
+                off = order.price and (beyond or not on_grid(book.ticks, order.price))
+                if order.last_day and order.last_day < date:
+                    events += self.leave(order, CancelReason.EXPIRED)
+                elif off or (order.waiting and order.stop_price and not on_grid(book.ticks, order.stop_price)):
+                    events += self.leave(order, CancelReason.LIMITS)
         return events
 
     def table(self, versions: list[tuple[int, list[tuple[int, int]]]]) -> list[tuple[int, int]]:
@@ -693,29 +1051,42 @@ class Model:
             events += self.uncross(book)
         if held or phase not in AUCTIONS:
             for order in self.alive(book):
-                if order.validity in EXPIRES.get(phase, ()) or (phase == Phase.CLOSED and not order.price):
-                    events.append(self.withdraw(order, CancelReason.EXPIRED))
+                ends = phase == Phase.CLOSED and (
+                    (not order.price and not order.waiting) or (order.last_day and order.last_day <= self.date)
+                )
+                if order.validity in EXPIRES.get(phase, ()) or ends:
+                    events += self.leave(order, CancelReason.EXPIRED)
         if phase == Phase.PRE_CLOSE:
-            waiting = [order for order in self.alive(book) if order.waiting]
+            waiting = [order for order in self.alive(book) if order.waiting and order.validity == ON_CLOSE]
             for order in sorted(waiting, key=lambda order: (order.asked, order.number)):
                 order.waiting = False
                 self.turns += 1
                 order.turn = self.turns
                 name = order.member, order.id, order.number
                 events.append(Activated(*name, book.code, order.side, order.price, order.open))
+        events += self.wake_stops(book)
         if book.rule.cancel:
             for member, mass, newest in book.mass_cancels:
                 for order in self.meant(book, member, mass, newest):
-                    events.append(self.withdraw(order, CancelReason.MASS_CANCEL, mass.request_id))
+                    events += self.leave(order, CancelReason.MASS_CANCEL, mass.request_id)
             book.mass_cancels = []
         return events
 
     def crossed(self, book: Book) -> bool:
         """Whether orders rest that could trade with one another, or that only a call can hold."""
         buys, sells = self.side(book, BUY), self.side(book, SELL)
-        if any(not order.price for order in buys + sells):
+        markets = [order for order in buys + sells if not order.price]
+        if markets and not book.rules.get("market_rests"):
             return True
-        return bool(buys and sells) and buys[0].price >= sells[0].price
+        limited = [order.price for order in buys if order.price], [order.price for order in sells if order.price]
+        if limited[0] and limited[1] and limited[0][0] >= limited[1][0]:
+            return True
+        # One that has no limit meets whoever names a price, or its like at the last price.
+        return any(
+            limited[1 if order.side == BUY else 0]
+            or (book.reference and any(other.side != order.side for other in markets))
+            for order in markets
+        )
 
     # --- what it shows -----------------------------------------------------------------------------------------------
 
@@ -725,7 +1096,7 @@ class Model:
     def ladder(self, code: str, side: Side) -> list[tuple[int, int]]:
         levels: dict[int, int] = {}
         for order in self.side(self.books[code], side):
-            levels[order.price] = levels.get(order.price, 0) + order.open
+            levels[order.price] = levels.get(order.price, 0) + order.open - order.hidden
         return list(levels.items())
 
     def queue(self, code: str, side: Side) -> list[int]:

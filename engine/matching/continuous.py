@@ -6,7 +6,7 @@ Written once, above the narrow interface of ``Book``; whatever book is loaded, t
 
 from __future__ import annotations
 
-from engine.matching.book import GONE, Book, OrderTable
+from engine.matching.book import GONE, PARTICIPANT_SHIFT, Book, OrderTable
 
 
 def place(table: OrderTable, book: Book, order: int, rests: bool, fills: list[int]) -> int:
@@ -31,23 +31,40 @@ def withdraw(table: OrderTable, book: Book, order: int) -> None:
     table.state[order] = GONE
 
 
-def take(table: OrderTable, book: Book, order: int, limit: int, fills: list[int]) -> None:
+def take(
+    table: OrderTable,
+    book: Book,
+    order: int,
+    limit: int,
+    fills: list[int],
+    own: int = -1,
+    reserves: dict[int, int] | None = None,
+) -> int:
     """Let ``order``, which is in no queue, trade with the other side up to ``limit`` (0: at any price).
 
     Appends three integers per fill: resting order, price, quantity. What is left stays open in the table, and the
     caller decides whether it rests.
+
+    Returns 0 when there is nothing more to trade. Otherwise it has stopped at a resting order that needs a decision,
+    and returns its number: one of participant ``own`` that is the next to trade, or one of ``reserves`` of which all
+    that it showed has traded. Whoever has decided calls again.
     """
     opens = table.open
     prices = table.price
-    buys = table.terms[order] & 1 == 0
+    terms = table.terms
+    buys = terms[order] & 1 == 0
     other = 1 if buys else 0
     left = opens[order]
+    stopped = 0
     while left:
         maker = book.first(other)
         if maker == 0:
             break
         price = prices[maker]
         if limit and (price > limit if buys else price < limit):
+            break
+        if terms[maker] >> PARTICIPANT_SHIFT == own:
+            stopped = maker
             break
         quantity = opens[maker]
         if quantity > left:
@@ -57,4 +74,8 @@ def take(table: OrderTable, book: Book, order: int, limit: int, fills: list[int]
         fills.append(maker)
         fills.append(price)
         fills.append(quantity)
+        if reserves and opens[maker] == 0 and maker in reserves:
+            stopped = maker
+            break
     opens[order] = left
+    return stopped

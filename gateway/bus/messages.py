@@ -13,7 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from engine.events import Accepted, Activated, Amended, Cancelled, MassCancelled, Rejected
+from engine.events import Accepted, Activated, Amended, Cancelled, MassCancelled, Rejected, SelfTradePrevented
 from engine.types import OrderType, Side, TimeInForce
 
 #: Most commands in one message; a larger batch is refused whole.
@@ -62,7 +62,7 @@ class Fill(Struct, array_like=True, gc=False, tag="fill"):
     settlement_date: int
 
 
-PrivateEvent = Accepted | Rejected | Cancelled | Amended | MassCancelled | Activated | Fill
+PrivateEvent = Accepted | Rejected | Cancelled | Amended | MassCancelled | Activated | SelfTradePrevented | Fill
 
 
 class Report(Struct, array_like=True, gc=False):

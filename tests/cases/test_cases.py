@@ -16,7 +16,7 @@ from tests.cases import run_cases
 
 CASES: list[dict[str, Any]] = list(run_cases.load([str(Path(__file__).parent / "open_cases.jsonl")]))
 #: Cases that need what the engine does not have. Any other skip is a failure.
-LACKING = {"invariant/reuse-id-after-cancel", "invariant/reuse-id-after-fill", "invariant/chained-stops"}
+LACKING = {"invariant/reuse-id-after-cancel", "invariant/reuse-id-after-fill"}
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])

@@ -26,6 +26,7 @@ start = "2026-11-24T10:00:00+09:00"
 enabled = false
 [instruments]
 profile = "CONTINUOUS"
+rules = { self_trade = "none" }
 [[instrument]]
 instrument = "KDX-2107"
 """

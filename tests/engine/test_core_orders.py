@@ -85,7 +85,7 @@ def test_trades_and_orders_are_numbered_densely_over_all_instruments() -> None:
 
 
 def test_a_member_may_trade_with_itself_where_nothing_prevents_it() -> None:
-    market = zaraba()
+    market = zaraba(rules={"self_trade": "none"})
     market.sell(5, 100, "alpha")
 
     trade = only(market.buy(5, 100, "alpha"), Traded)

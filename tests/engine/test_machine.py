@@ -47,7 +47,7 @@ from engine.commands import (
     TickRow,
 )
 from engine.core import Engine
-from engine.events import Accepted, Amended, Cancelled, Event, Rejected, Traded
+from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChanged, Event, Rejected, Traded
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
 from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
@@ -81,12 +81,22 @@ ODD = [
     {"time_in_force": TimeInForce.FUNARI},
     {"time_in_force": TimeInForce.ON_CLOSE},
     {"time_in_force": TimeInForce.IOC},
-    {"display_quantity": 10},
+    {"order_type": OrderType.STOP, "stop_price": 0, "price": 0},
+    {"order_type": OrderType.STOP, "stop_price": 104, "price": 0},
+    {"stop_price": 100},
+    {"display_quantity": 7},
+    {"display_quantity": 10, "quantity": 20_000},
     {"minimum_quantity": 10},
-    {"post_only": True},
+    {"minimum_quantity": 100, "time_in_force": TimeInForce.IOC},
+    {"post_only": True, "time_in_force": TimeInForce.IOC},
     {"self_trade": SelfTrade.CANCEL_NEWEST},
     {"expire_date": 20261130},
+    {"expire_date": 20261101, "time_in_force": TimeInForce.GTD},
+    {"order_type": OrderType.MARKET_TO_LIMIT},
 ]
+
+
+RARE = ("iceberg", "stop", "stop_limit", "to_limit", "post", "minimum", "own", "until")
 
 
 class Deed(NamedTuple):
@@ -103,7 +113,9 @@ class Deed(NamedTuple):
 deeds = st.builds(
     Deed,
     st.sampled_from(
-        ["limit"] * 11 + ["market", "market", "amend", "amend", "reduce", "cancel", "foreign", "odd", "again"]
+        ["limit"] * 16
+        + ["market", "market", "amend", "amend", "reduce", "cancel", "foreign", "odd", "again"]
+        + ["iceberg", "iceberg", "stop", "stop", "stop_limit", "to_limit", "post", "minimum", "own", "until"]
     ),
     st.sampled_from(MEMBERS),
     st.sampled_from(Side),
@@ -120,6 +132,18 @@ deviations = st.fixed_dictionaries(
         "restriction_of_market_order": st.sampled_from([0, 0, 0, 1]),
         "halt_orders": st.sampled_from(["reject", "queue"]),
         "invalid_replace": st.sampled_from(["keep", "cancel_filled", "cancel_live"]),
+        "self_trade": st.sampled_from([mode.name.lower() for mode in SelfTrade if mode != SelfTrade.DEFAULT]),
+        "self_trade_group": st.sampled_from(["participant", "account"]),
+        "qty_up_keeps_priority": st.sampled_from([0, 1]),
+    },
+)
+variants = st.fixed_dictionaries(
+    {},
+    optional={
+        "market_rests": st.sampled_from([0, 1]),
+        "mtl_needs_limit": st.sampled_from([0, 1]),
+        "iceberg_entry": st.sampled_from(["fresh_peak", "rest_of_peak"]),
+        "iceberg_uncross": st.sampled_from(["whole", "peak"]),
     },
 )
 
@@ -149,6 +173,7 @@ class MarketMachine(RuleBasedStateMachine):
         self.total: dict[int, int] = {}
         self.traded: dict[int, int] = {}
         self.cancelled: dict[int, int] = {}
+        self.levels: dict[tuple[str, Side, int], int] = {}
 
     def send(self, command: Command, member: str = "") -> list[Event]:
         got = self.engine.apply(command, member, self.engine.time_ns + 1)
@@ -171,6 +196,33 @@ class MarketMachine(RuleBasedStateMachine):
             elif isinstance(event, Traded):
                 for order in (event.buy_order_id, event.sell_order_id):
                     self.traded[order] = self.traded.get(order, 0) + event.quantity
+            if not getattr(event, "repeat", False) and not getattr(event, "waiting", False):
+                self.fold(event)
+
+    def fold(self, event: Event) -> None:
+        """What the public book shows, from the events alone."""
+        changes: list[tuple[str, Side, int, int]] = []
+        if isinstance(event, Accepted):
+            changes = [(event.instrument, event.side, event.price, event.quantity)]
+        elif isinstance(event, Activated):
+            changes = [(event.instrument, event.side, event.price, event.open_quantity)]
+        elif isinstance(event, Cancelled):
+            changes = [(event.instrument, event.side, event.price, -event.quantity)]
+        elif isinstance(event, Amended):
+            changes = [
+                (event.instrument, event.side, event.price_before, -event.open_before),
+                (event.instrument, event.side, event.price, event.open_quantity),
+            ]
+        elif isinstance(event, DisplayChanged):
+            changes = [(event.instrument, event.side, event.price, event.displayed - event.displayed_before)]
+        elif isinstance(event, Traded):
+            changes = [
+                (event.instrument, Side.BUY, event.buy_limit, -event.quantity),
+                (event.instrument, Side.SELL, event.sell_limit, -event.quantity),
+            ]
+        for code, side, price, quantity in changes:
+            self.levels[code, side, price] = self.levels.get((code, side, price), 0) + quantity
+            assert self.levels[code, side, price] >= 0
 
     def new_id(self) -> str:
         self.ids += 1
@@ -181,6 +233,7 @@ class MarketMachine(RuleBasedStateMachine):
     @initialize(
         calls=deviations,
         zaraba=deviations,
+        variant=variants,
         tick_table=st.sampled_from(["one", "steps"]),
         limit_table=st.sampled_from(["none", "near"]),
         lot=st.sampled_from([1, 1, 10]),
@@ -190,6 +243,7 @@ class MarketMachine(RuleBasedStateMachine):
         self,
         calls: dict[str, int | str],
         zaraba: dict[str, int | str],
+        variant: dict[str, int | str],
         tick_table: str,
         limit_table: str,
         lot: int,
@@ -200,7 +254,7 @@ class MarketMachine(RuleBasedStateMachine):
         self.send(SetLimitTable("near", 0, [LimitRow(100, 4), LimitRow(0, 8)]))
         shared = {"lot": lot, "tick_table": tick_table, "limit_table": limit_table, "reference_price": reference}
         self.send(ListInstrument(CALLS, **shared, rules=calls))
-        self.send(ListInstrument(ZARABA, "CONTINUOUS", **shared, settlement_days=0, rules=zaraba))
+        self.send(ListInstrument(ZARABA, "CONTINUOUS", **shared, settlement_days=0, rules={**zaraba, **variant}))
         self.lot = lot
         self.start_next_day()
 
@@ -298,6 +352,8 @@ class MarketMachine(RuleBasedStateMachine):
             self.send(order, deed.member)
         elif deed.what == "market":
             self.send(msgspec.structs.replace(order, price=0, order_type=OrderType.MARKET), deed.member)
+        elif deed.what in RARE:
+            self.send(msgspec.structs.replace(order, **self.rare(deed)), deed.member)
         elif deed.what == "odd":
             odd = {"time_in_force": TimeInForce.DAY, **ODD[deed.pick % len(ODD)]}
             self.send(msgspec.structs.replace(order, **odd), deed.member)
@@ -319,6 +375,20 @@ class MarketMachine(RuleBasedStateMachine):
                 total = (0, 0, quantity, it.total - it.open + quantity, 2**41)[deed.pick % 5]
                 price = (0, deed.price, deed.price)[deed.pick % 3]
                 self.send(AmendOrder(name, it.id, total, price), it.member)
+
+    def rare(self, deed: Deed) -> dict[str, Any]:
+        """What makes an order one of a rare kind."""
+        stop_price = PRICES[deed.pick // 7 % len(PRICES)]
+        return {
+            "iceberg": {"quantity": (1 + deed.pick % 6) * self.lot, "display_quantity": (1 + deed.lots % 2) * self.lot},
+            "stop": {"order_type": OrderType.STOP, "price": 0, "stop_price": stop_price},
+            "stop_limit": {"order_type": OrderType.STOP_LIMIT, "stop_price": stop_price},
+            "to_limit": {"order_type": OrderType.MARKET_TO_LIMIT, "price": 0},
+            "post": {"post_only": True},
+            "minimum": {"time_in_force": TimeInForce.IOC, "minimum_quantity": min(2, deed.lots) * self.lot},
+            "own": {"self_trade": SelfTrade(1 + deed.pick % 6)},
+            "until": {"time_in_force": TimeInForce.GTD, "expire_date": DAYS[min(self.days, len(DAYS) - 1)]},
+        }[deed.what]
 
     def ask_again(self, code: str, deed: Deed) -> None:
         """The same command again, or its id for another one."""
@@ -357,6 +427,9 @@ class MarketMachine(RuleBasedStateMachine):
     def books_are_the_same(self) -> None:
         for code, book in self.model.books.items():
             assert self.engine.depth(code) == self.model.depth(code)
+            for side, ladder in zip(Side, self.engine.depth(code), strict=True):
+                told = {key[2]: levels for key, levels in self.levels.items() if key[:2] == (code, side) and levels}
+                assert told == dict(ladder)
             for side in Side:
                 assert self.engine.queue(code, side) == self.model.queue(code, side)
             view = self.engine.instrument(code)

@@ -28,6 +28,7 @@ instrument = "CALL"
 [[instrument]]
 instrument = "CONT"
 profile = "CONTINUOUS"
+rules = { self_trade = "none" }
 """
 
 

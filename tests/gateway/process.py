@@ -32,6 +32,7 @@ enabled = false
 [[instrument]]
 instrument = "CONT"
 profile = "CONTINUOUS"
+rules = { self_trade = "none" }
 """
 
 

@@ -1,0 +1,775 @@
+"""What happens to an order once it is in the market: it trades, rests, waits, leaves, and every step becomes an event.
+
+``Engine`` adds to this what members and the exchange may ask for. Here nothing is refused any more.
+
+Most orders are plain, and pay only for that. What a few carry besides (a peak, a stop price, a mode of self-trade
+prevention …) lies in ``Options``, beside the columns of the order table and keyed by the order's number. The loop of
+``continuous.take`` runs until something needs a decision: an own order is next, or an iceberg has shown all it showed.
+
+* An *iceberg* stands in the book with what it shows; ``Instrument.reserves`` has the rest. When its peak has traded it
+  shows a fresh one, behind all others at its price. Whoever wants the whole of it shows it whole first.
+* *Self-trade prevention* acts on the two orders that meet, by the mode of the incoming one (market-rules 7).
+* A *stop* waits outside the book until a trade reaches its price. The stops that one command triggers come one after
+  the other, each behind the trades that triggered it: by the trade, then by stop price in the direction of the market,
+  then by time of entry. What they trade may trigger more.
+* A *market order* rests only where the rule ``market_rests`` says so, before every limit. It trades at the last price
+  or at a better one of the limits present, so that no limit in the book is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import Final
+
+from engine.events import (
+    Activated,
+    Amended,
+    AuctionUncrossed,
+    Cancelled,
+    DisplayChanged,
+    Event,
+    SelfTradePrevented,
+    Traded,
+)
+from engine.identities import Identities
+from engine.market import Instrument, Options
+from engine.matching import auction, continuous
+from engine.matching.book import BUY, GONE, GONE_WAITING, IN_BOOK, PARTICIPANT_SHIFT, SELL, WAITING, OrderTable
+from engine.matching.itayose import Equilibrium
+from engine.profiles import IMMEDIATE, TRADE
+from engine.types import CancelReason, OrderType, SelfTrade, Side, TimeInForce
+
+_NO_OPTIONS: Final = Options()
+
+
+class Trading:
+    """The orders, the books, and the rules by which orders meet."""
+
+    def __init__(self) -> None:
+        self.sequence: int = 0  #: commands applied, refused ones included
+        self.time_ns: int = 0  #: stamp of the last command
+        self.date: int = 0  #: trading day, YYYYMMDD; 0 before the first
+        self.trades: int = 0  #: number of the last trade
+        self._orders: Final = OrderTable()
+        self._options: Final[dict[int, Options]] = {}  #: by order; most have none
+        self._instruments: Final[list[Instrument]] = []
+        self._identities: Final = Identities()
+        #: Stops that this command's trades have triggered and that have not yet had their turn.
+        self._triggered: Final[deque[int]] = deque()
+
+    # --- entering ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, instrument: Instrument, order: int, events: list[Event]) -> None:
+        """An order that is in no queue trades where the book trades, and joins its queue where it does not."""
+        if instrument.phase_rules.matching == TRADE and not instrument.suspended:
+            self._trade(instrument, order, events)
+            if self._triggered:
+                self._run_triggered(instrument, events)
+        elif order in self._options:
+            self._rest(instrument, order, 0, events)
+        else:
+            instrument.book.add(order)
+
+    def _trade(self, instrument: Instrument, order: int, events: list[Event]) -> None:
+        """Zaraba: ``order``, in no queue, trades; what is left rests or goes."""
+        table = self._orders
+        rules = instrument.rules
+        options = self._options.get(order) if self._options else None
+        mode = rules.self_trade if options is None or options.self_trade == 0 else options.self_trade
+        own = table.terms[order] >> PARTICIPANT_SHIFT if mode > SelfTrade.NONE else -1
+        limit = table.price[order]
+        wanted = table.open[order]
+        validity = 1 << table.validity(order)
+        needed = wanted if validity & (1 << TimeInForce.FOK) else (options.minimum if options is not None else 0)
+        if needed and self._reachable(instrument, order, limit, needed, mode, own) < needed:
+            table.state[order] = GONE
+            events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
+            return
+        to_limit = limit == 0 and table.order_type(order) == OrderType.MARKET_TO_LIMIT
+        if to_limit:
+            limit = instrument.book.best(table.side(order) ^ 1)
+        last = self._match(instrument, order, limit, mode, own, events)
+        left = table.open[order]
+        if left == 0 or table.state[order] == GONE:
+            return
+        if validity & IMMEDIATE == 0:
+            if to_limit and (last or limit):
+                self._give_limit(instrument, order, last or limit, events)
+            if table.price[order] or rules.market_rests:
+                if options is None:
+                    instrument.book.add(order)
+                else:
+                    self._rest(instrument, order, wanted - left, events)
+                return
+        table.state[order] = GONE
+        events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
+
+    def _match(self, instrument: Instrument, order: int, limit: int, mode: int, own: int, events: list[Event]) -> int:
+        """Trade ``order`` until nothing more can; the last price, or 0."""
+        table = self._orders
+        book = instrument.book
+        other = table.side(order) ^ 1
+        reserves = instrument.reserves
+        last = 0
+        fills: list[int] = []
+        while True:
+            if instrument.rules.market_rests and table.open[order]:
+                # Orders without a limit come first. They are in no ladder, so ``take`` does not see them.
+                maker = book.head(other, 0)
+                if maker:
+                    price = self._market_price(instrument, other, limit)
+                    if price == 0:
+                        break
+                    if self._is_own(instrument, order, maker, own):
+                        self._prevent(instrument, order, maker, price, mode, events)
+                        if table.state[order] == GONE:
+                            break
+                        continue
+                    self._trade_one(instrument, order, maker, price, events)
+                    last = price
+                    continue
+            before = table.open[order]
+            stopped = continuous.take(table, book, order, limit, fills, own, reserves)
+            if fills:
+                for i in range(0, len(fills), 3):
+                    maker = fills[i]
+                    before -= fills[i + 2]
+                    self._traded(instrument, order, before, maker, fills[i + 1], fills[i + 2], events)
+                last = fills[-2]
+                instrument.last_price = last
+                instrument.last_quantity = fills[-1]
+                instrument.reference = last
+                fills = []
+            if stopped == 0:
+                break
+            if table.open[stopped] == 0:
+                self._replenish(instrument, stopped, events)
+            elif self._is_own(instrument, order, stopped, own):
+                self._prevent(instrument, order, stopped, table.price[stopped], mode, events)
+                if table.state[order] == GONE or table.open[order] == 0:
+                    break
+            else:  # of the same firm, but of another group
+                self._trade_one(instrument, order, stopped, table.price[stopped], events)
+                last = table.price[stopped]
+        if instrument.rules.market_rests and last:
+            self._match_markets(instrument, events)
+        return last
+
+    def _trade_one(self, instrument: Instrument, order: int, maker: int, price: int, events: list[Event]) -> None:
+        """One fill with the resting order ``maker``."""
+        table = self._orders
+        quantity = min(table.open[order], table.open[maker])
+        instrument.book.fill(maker, quantity)
+        table.open[order] -= quantity
+        self._traded(instrument, order, table.open[order], maker, price, quantity, events)
+        instrument.last_price = price
+        instrument.last_quantity = quantity
+        instrument.reference = price
+        if table.open[maker] == 0 and maker in instrument.reserves:
+            self._replenish(instrument, maker, events)
+
+    def _reachable(self, instrument: Instrument, order: int, limit: int, wanted: int, mode: int, own: int) -> int:
+        """How much ``order`` could trade at once, counted no further than ``wanted``.
+
+        Own orders are no counterparty: passed over where they would be cancelled, the end of it where they would not.
+        """
+        table = self._orders
+        book = instrument.book
+        side = table.side(order) ^ 1
+        hidden = sum(instrument.reserves.values())
+        available = book.available(side, limit, wanted)
+        if instrument.rules.market_rests and book.head(side, 0):
+            if self._market_price(instrument, side, limit) == 0:
+                return 0
+            available += book.level_quantity(side, 0)
+        if available + hidden < wanted or (own < 0 and available >= wanted):
+            return available
+        total = 0
+        prices = [0] if instrument.rules.market_rests else []
+        book.levels(side, prices, [])
+        for price in prices:
+            if total >= wanted or (limit and price and (price > limit if side else price < limit)):
+                break
+            behind = 0  # what icebergs show only after everybody at the price has had a turn
+            maker = book.head(side, price)
+            while maker:
+                if not self._is_own(instrument, order, maker, own):
+                    total += table.open[maker]
+                    behind += instrument.reserves.get(maker, 0)
+                elif mode != SelfTrade.CANCEL_OLDEST:
+                    return total
+                maker = table.next[maker]
+            total += behind
+        return total
+
+    def _would_meet_own(
+        self, instrument: Instrument, side: int, limit: int, wanted: int, member: int, account: str
+    ) -> bool:
+        """Whether an order that is not yet there would come to trade with its own group."""
+        table = self._orders
+        book = instrument.book
+        by_account = instrument.rules.self_trade_by_account
+        if by_account and not account:
+            return False
+        other = side ^ 1
+        prices = [0]
+        book.levels(other, prices, [])
+        total = 0
+        for price in prices:
+            if total >= wanted or (limit and price and (price > limit if other else price < limit)):
+                return False
+            maker = book.head(other, price)
+            while maker:
+                if total >= wanted:
+                    return False
+                if table.participant(maker) == member and (not by_account or table.account[maker] == account):
+                    return True
+                total += table.open[maker]
+                maker = table.next[maker]
+            if instrument.reserves:
+                maker = book.head(other, price)
+                while maker:
+                    total += instrument.reserves.get(maker, 0)
+                    maker = table.next[maker]
+        return False
+
+    # --- self-trade prevention ---------------------------------------------------------------------------------------
+
+    def _is_own(self, instrument: Instrument, order: int, maker: int, own: int) -> bool:
+        """Whether two orders are of one group: a firm, or an account of a firm."""
+        table = self._orders
+        if table.terms[maker] >> PARTICIPANT_SHIFT != own:
+            return False
+        if not instrument.rules.self_trade_by_account:
+            return True
+        account = table.account[order]
+        return account != "" and account == table.account[maker]
+
+    def _prevent(
+        self, instrument: Instrument, order: int, maker: int, price: int, mode: int, events: list[Event]
+    ) -> None:
+        """``order``, in no queue, would trade with ``maker`` of its own group: one or both give way."""
+        table = self._orders
+        maker_open = self._whole(instrument, maker)
+        quantity = min(table.open[order], maker_open)
+        events.append(
+            SelfTradePrevented(
+                self._identities.members[table.participant(order)].name,
+                instrument.code,
+                price,
+                min(table.open[order], table.open[maker]),
+                table.client_order_id[order],
+                order,
+                table.client_order_id[maker],
+                maker,
+            )
+        )
+        if mode == SelfTrade.DECREMENT:
+            cancel_maker = maker_open == quantity
+            cancel_order = table.open[order] == quantity
+            if not cancel_maker:
+                self._reduce(instrument, maker, quantity, events)
+            elif not cancel_order:
+                before = table.open[order]
+                table.open[order] -= quantity
+                table.quantity[order] -= quantity
+                events.append(self._changed(instrument, order, before, table.price[order]))
+        else:
+            cancel_maker = mode == SelfTrade.CANCEL_OLDEST or mode == SelfTrade.CANCEL_BOTH
+            cancel_order = mode != SelfTrade.CANCEL_OLDEST
+        if cancel_maker:
+            self._withdraw(maker, CancelReason.SELF_TRADE, "", events)
+        if cancel_order:
+            table.state[order] = GONE
+            events.append(self._cancelled(order, CancelReason.SELF_TRADE, "", False))
+
+    def _changed(self, instrument: Instrument, order: int, before: int, price_before: int) -> Amended:
+        """The market itself has changed an order: no request asked for it, and its place is kept."""
+        table = self._orders
+        return Amended(
+            self._identities.members[table.participant(order)].name,
+            table.client_order_id[order],
+            order,
+            instrument.code,
+            Side(table.side(order)),
+            table.quantity[order],
+            table.price[order],
+            self._whole(instrument, order),
+            before,
+            price_before,
+            True,
+            "",
+        )
+
+    def _reduce(self, instrument: Instrument, order: int, quantity: int, events: list[Event]) -> None:
+        """Take ``quantity`` off a resting order of more; it keeps its place."""
+        table = self._orders
+        hides = order in instrument.reserves
+        if hides:
+            self._show_whole(instrument, order, events)
+        before = table.open[order]
+        table.quantity[order] -= quantity
+        instrument.book.fill(order, quantity)
+        events.append(self._changed(instrument, order, before, table.price[order]))
+        if hides:
+            self._show_peak(instrument, order, events)
+
+    # --- icebergs ----------------------------------------------------------------------------------------------------
+
+    def _whole(self, instrument: Instrument, order: int) -> int:
+        """All that is open of an order, shown or not."""
+        if instrument.reserves:
+            return self._orders.open[order] + instrument.reserves.get(order, 0)
+        return self._orders.open[order]
+
+    def _rest(self, instrument: Instrument, order: int, traded: int, events: list[Event]) -> None:
+        """An order that may be an iceberg joins its queue, of which ``traded`` has traded on the way."""
+        table = self._orders
+        whole = table.open[order]
+        options = self._options.get(order, _NO_OPTIONS)
+        shown = options.display
+        if shown and instrument.rules.rest_of_peak:
+            shown -= traded % shown
+        if shown and shown < whole:
+            instrument.reserves[order] = whole - shown
+            options.shown = shown
+            table.open[order] = shown
+            instrument.book.add(order)
+            events.append(self._displayed(instrument, order, shown, whole))
+        else:
+            instrument.book.add(order)
+
+    def _replenish(self, instrument: Instrument, order: int, events: list[Event]) -> None:
+        """All that an iceberg showed has traded: a fresh peak shows, behind all others at its price."""
+        table = self._orders
+        hidden = instrument.reserves.pop(order)
+        shown = min(self._options[order].display, hidden)
+        if hidden > shown:
+            instrument.reserves[order] = hidden - shown
+        table.open[order] = shown
+        table.priority[order] = self.sequence
+        instrument.book.add(order)
+        events.append(self._displayed(instrument, order, shown, 0))
+
+    def _show_whole(self, instrument: Instrument, order: int, events: list[Event]) -> None:
+        """An order in the book shows all it has, in its place. ``_show_peak`` goes back."""
+        if order not in self._options:
+            return
+        shown = self._orders.open[order]
+        self._options[order].shown = shown
+        hidden = instrument.reserves.pop(order, 0)
+        if hidden:
+            instrument.book.fill(order, -hidden)
+            events.append(self._displayed(instrument, order, shown + hidden, shown))
+
+    def _show_peak(self, instrument: Instrument, order: int, events: list[Event]) -> None:
+        """An iceberg in the book, shown whole, shows what it did before; less if it has less."""
+        options = self._options.get(order, _NO_OPTIONS)
+        whole = self._orders.open[order]
+        if options.display and options.shown < whole:
+            instrument.reserves[order] = whole - options.shown
+            instrument.book.fill(order, whole - options.shown)
+            events.append(self._displayed(instrument, order, options.shown, whole))
+
+    def _displayed(self, instrument: Instrument, order: int, displayed: int, before: int) -> DisplayChanged:
+        table = self._orders
+        return DisplayChanged(
+            self._identities.members[table.participant(order)].name,
+            table.client_order_id[order],
+            order,
+            instrument.code,
+            Side(table.side(order)),
+            table.price[order],
+            displayed,
+            before,
+        )
+
+    # --- orders without a limit --------------------------------------------------------------------------------------
+
+    def _market_price(self, instrument: Instrument, resting: int, limit: int) -> int:
+        """At what price an order without a limit on side ``resting`` trades with an incoming one; 0: there is none.
+
+        The last price, or a better one for the incoming side's counterpart: no limit, of the incoming order or in the
+        book, may be left with a better claim (Xetra's principles for continuous trading).
+        """
+        prices = [price for price in (instrument.reference, instrument.book.best(resting), limit) if price]
+        if not prices:
+            return 0
+        return min(prices) if resting == SELL else max(prices)
+
+    def _match_markets(self, instrument: Instrument, events: list[Event]) -> None:
+        """Orders without a limit that rested on both sides for want of any price trade now that there is one."""
+        book = instrument.book
+        while True:
+            buy = book.head(BUY, 0)
+            sell = book.head(SELL, 0)
+            if buy == 0 or sell == 0:
+                return
+            order = max(buy, sell)
+            book.remove(order)
+            self._trade_one(instrument, order, min(buy, sell), instrument.reference, events)
+            if self._orders.open[order]:
+                book.add(order)
+
+    def _give_limit(self, instrument: Instrument, order: int, price: int, events: list[Event]) -> None:
+        """A market-to-limit order, in no queue, takes over a price as its limit."""
+        self._orders.price[order] = price
+        events.append(self._changed(instrument, order, self._orders.open[order], 0))
+
+    # --- stops -------------------------------------------------------------------------------------------------------
+
+    def _is_through(self, instrument: Instrument, side: int, stop_price: int) -> bool:
+        """Whether the market is at a stop price already. Nothing is triggered while orders only collect."""
+        price = instrument.reference
+        if price == 0 or instrument.phase_rules.matching != TRADE or instrument.suspended:
+            return False
+        return price >= stop_price if side == BUY else price <= stop_price
+
+    def _wait(self, instrument: Instrument, order: int) -> None:
+        """Keep a stop outside the book until its price is reached."""
+        table = self._orders
+        table.state[order] = WAITING
+        instrument.stops[order] = True
+        stop_price = self._options[order].stop_price
+        if table.side(order) == BUY:
+            heappush(instrument.buy_stops, (stop_price, table.priority[order], order))
+        else:
+            heappush(instrument.sell_stops, (-stop_price, table.priority[order], order))
+
+    def _reached(self, instrument: Instrument, price: int) -> None:
+        """There was a trade at ``price``: the stops it reaches are triggered and wait for their turn."""
+        for heap, reached in ((instrument.buy_stops, price), (instrument.sell_stops, -price)):
+            while heap and heap[0][0] <= reached:
+                _, priority, order = heappop(heap)
+                # What was cancelled or changed meanwhile has left its entry behind.
+                if order in instrument.stops and self._orders.priority[order] == priority:
+                    self._triggered.append(order)
+
+    def _run_triggered(self, instrument: Instrument, events: list[Event]) -> None:
+        """Triggered stops enter the book one after the other; what they trade may trigger more."""
+        table = self._orders
+        while self._triggered:
+            order = self._triggered.popleft()
+            if table.state[order] != WAITING or order not in instrument.stops:
+                continue
+            del instrument.stops[order]
+            table.state[order] = IN_BOOK
+            table.priority[order] = self.sequence
+            events.append(self._activated(instrument, order))
+            self._trade(instrument, order, events)
+
+    def _resume_stops(self, instrument: Instrument, events: list[Event]) -> None:
+        """Trading begins or goes on: what the last price reaches by now is triggered."""
+        if instrument.stops and instrument.reference:
+            self._reached(instrument, instrument.reference)
+            self._run_triggered(instrument, events)
+
+    def _activated(self, instrument: Instrument, order: int) -> Activated:
+        table = self._orders
+        return Activated(
+            self._identities.members[table.participant(order)].name,
+            table.client_order_id[order],
+            order,
+            instrument.code,
+            Side(table.side(order)),
+            table.price[order],
+            table.open[order],
+        )
+
+    # --- leaving -----------------------------------------------------------------------------------------------------
+
+    def _release(self, order: int, events: list[Event]) -> None:
+        """Take an open order off the market. Its row keeps what was open."""
+        table = self._orders
+        instrument = self._instruments[table.instrument(order)]
+        if table.state[order] == WAITING:
+            table.state[order] = GONE_WAITING
+            if instrument.stops:
+                instrument.stops.pop(order, False)
+        else:
+            if instrument.reserves:
+                self._show_whole(instrument, order, events)
+            continuous.withdraw(table, instrument.book, order)
+
+    def _withdraw(self, order: int, reason: CancelReason, request_id: str, events: list[Event]) -> None:
+        """Take an open order off the market and say so."""
+        self._release(order, events)
+        events.append(self._cancelled(order, reason, request_id, False))
+
+    def _cancelled(self, order: int, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
+        table = self._orders
+        return Cancelled(
+            self._identities.members[table.participant(order)].name,
+            table.client_order_id[order],
+            order,
+            self._instruments[table.instrument(order)].code,
+            Side(table.side(order)),
+            table.price[order],
+            table.open[order],
+            reason,
+            request_id,
+            repeat,
+            table.state[order] == GONE_WAITING,
+        )
+
+    def _open_orders(self, instrument: Instrument) -> list[int]:
+        """Every open order of an instrument, in the book or waiting."""
+        orders = instrument.book.orders(self._orders, BUY)
+        orders.extend(instrument.book.orders(self._orders, SELL))
+        for order in instrument.bound:
+            if self._orders.state[order] == WAITING:
+                orders.append(order)
+        orders.extend(instrument.stops)
+        return orders
+
+    # --- trades ------------------------------------------------------------------------------------------------------
+
+    def _traded(
+        self,
+        instrument: Instrument,
+        taker: int,
+        taker_open: int,
+        maker: int,
+        price: int,
+        quantity: int,
+        events: list[Event],
+    ) -> None:
+        """A trade in zaraba. ``taker`` has ``taker_open`` left; the resting order is as the trade has left it."""
+        maker_open = self._whole(instrument, maker)
+        if self._orders.side(maker) == SELL:
+            self._print(instrument, taker, taker_open, maker, maker_open, price, quantity, SELL, events)
+        else:
+            self._print(instrument, maker, maker_open, taker, taker_open, price, quantity, BUY, events)
+        if instrument.stops:
+            self._reached(instrument, price)
+
+    def _print(
+        self,
+        instrument: Instrument,
+        buy: int,
+        buy_open: int,
+        sell: int,
+        sell_open: int,
+        price: int,
+        quantity: int,
+        maker: int,
+        events: list[Event],
+    ) -> None:
+        table = self._orders
+        self.trades += 1
+        events.append(
+            Traded(
+                self.trades,
+                instrument.code,
+                price,
+                quantity,
+                self._identities.members[table.participant(buy)].name,
+                table.client_order_id[buy],
+                buy,
+                buy_open,
+                table.account[buy],
+                self._identities.members[table.participant(sell)].name,
+                table.client_order_id[sell],
+                sell,
+                sell_open,
+                table.account[sell],
+                maker,
+                self.date,
+                instrument.settlement_date,
+                table.price[buy],
+                table.price[sell],
+            )
+        )
+
+    # --- auctions ----------------------------------------------------------------------------------------------------
+
+    def _equilibrium(self, instrument: Instrument) -> Equilibrium:
+        """What an auction held now would give; icebergs take part whole."""
+        table = self._orders
+        hidden: list[tuple[int, int, int]] = [
+            (table.side(order), table.price[order], quantity) for order, quantity in instrument.reserves.items()
+        ]
+        return auction.price(
+            instrument.book,
+            instrument.ticks,
+            instrument.lower,
+            instrument.upper,
+            instrument.reference,
+            instrument.rules.auction_price,
+            instrument.rules.market_orders_must_all_fill,
+            hidden,
+        )
+
+    def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
+        """Hold one itayose: freeze, price, allocate, print; then what has no place afterwards leaves or rests."""
+        table = self._orders
+        book = instrument.book
+        result = self._equilibrium(instrument)
+        icebergs: list[int] = sorted(instrument.reserves) if result.price else []
+        for order in icebergs:
+            self._show_whole(instrument, order, events)
+        if result.price and instrument.prevents:
+            result = self._cut_self_trades(instrument, result, icebergs, events)
+        matches: list[auction.Match] = []
+        if result.price:
+            buys: list[int] = []
+            sells: list[int] = []
+            buy_fills = self._fills(instrument, BUY, result.volume, icebergs, buys)
+            sell_fills = self._fills(instrument, SELL, result.volume, icebergs, sells)
+            groups = self._groups(instrument, buys + sells) if instrument.prevents else None
+            matches = auction.matches(buys, buy_fills, sells, sell_fills, groups)
+        events.append(
+            AuctionUncrossed(
+                instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(matches)
+            )
+        )
+        traded: dict[int, int] = {}
+        opens = table.open
+        for match in matches:
+            buy = match.buy
+            sell = match.sell
+            quantity = match.quantity
+            book.fill(buy, quantity)
+            book.fill(sell, quantity)
+            self._print(instrument, buy, opens[buy], sell, opens[sell], result.price, quantity, -1, events)
+            if icebergs:
+                traded[buy] = traded.get(buy, 0) + quantity
+                traded[sell] = traded.get(sell, 0) + quantity
+        if result.price:
+            instrument.reference = result.price
+            instrument.last_price = result.price
+            instrument.last_quantity = result.volume
+        for order in icebergs:
+            if table.is_open(order):
+                self._rest_after_auction(instrument, order, traded.get(order, 0), events)
+        for order in sorted([*book.queue(table, BUY, 0), *book.queue(table, SELL, 0)]):
+            if result.price and table.order_type(order) == OrderType.MARKET_TO_LIMIT:
+                book.remove(order)
+                self._give_limit(instrument, order, result.price, events)
+                book.add(order)
+            elif not instrument.rules.market_rests:
+                self._withdraw(order, CancelReason.REMAINDER, "", events)
+
+    def _rest_after_auction(self, instrument: Instrument, order: int, traded: int, events: list[Event]) -> None:
+        """An iceberg that took part whole shows a peak again.
+
+        With ``iceberg_uncross`` ``peak`` its peaks traded one after the other, each from the end of the queue, as they
+        would have in zaraba. Otherwise it keeps its place.
+        """
+        options = self._options[order]
+        if traded < options.shown:
+            options.shown -= traded
+        else:
+            if instrument.rules.peak_priority:
+                instrument.book.remove(order)
+                instrument.book.add(order)
+            options.shown = options.display
+            if instrument.rules.peak_priority or instrument.rules.rest_of_peak:
+                options.shown -= (traded - options.shown) % options.display
+        self._show_peak(instrument, order, events)
+
+    def _fills(
+        self, instrument: Instrument, side: int, volume: int, icebergs: list[int], orders: list[int]
+    ) -> list[int]:
+        """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach."""
+        peaks: dict[int, tuple[int, int]] = {}
+        if instrument.rules.peak_priority:
+            for order in icebergs:
+                peaks[order] = (self._options[order].shown, self._options[order].display)
+        return auction.fills(
+            self._orders,
+            instrument.book,
+            side,
+            volume,
+            instrument.rules.allocation,
+            instrument.lot,
+            orders,
+            peaks,
+        )
+
+    def _groups(self, instrument: Instrument, orders: list[int]) -> dict[int, int]:
+        """The self-trade group of each order, as a number; orders of no group are left out."""
+        table = self._orders
+        default = instrument.rules.self_trade
+        numbers: dict[tuple[int, str], int] = {}
+        groups: dict[int, int] = {}
+        for order in orders:
+            mode = default
+            if order in self._options and self._options[order].self_trade:
+                mode = self._options[order].self_trade
+            if mode <= SelfTrade.NONE:
+                continue
+            account = ""
+            if instrument.rules.self_trade_by_account:
+                account = table.account[order]
+                if not account:
+                    continue
+            key = (table.participant(order), account)
+            groups[order] = numbers.setdefault(key, len(numbers))
+        return groups
+
+    def _cut_self_trades(
+        self, instrument: Instrument, result: Equilibrium, icebergs: list[int], events: list[Event]
+    ) -> Equilibrium:
+        """Take out orders until nobody has to trade with its own group, and price the book without them.
+
+        Pairs that avoid self-trades exist exactly when no group has more fills, on both sides together, than volume
+        trades (market-rules 7). Of a group that has, one order after the other gives way: the newest that would trade,
+        the oldest, or the newest of each side; DECREMENT takes only the excess off the newest of each side.
+        """
+        table = self._orders
+        while result.price:
+            buys: list[int] = []
+            sells: list[int] = []
+            buy_fills = self._fills(instrument, BUY, result.volume, icebergs, buys)
+            sell_fills = self._fills(instrument, SELL, result.volume, icebergs, sells)
+            groups = self._groups(instrument, buys + sells)
+            totals: dict[int, int] = {}
+            for orders, fills in ((buys, buy_fills), (sells, sell_fills)):
+                for i in range(len(orders)):
+                    group = groups.get(orders[i], -1)
+                    if group >= 0:
+                        totals[group] = totals.get(group, 0) + fills[i]
+            over = [group for group, total in totals.items() if total > result.volume]
+            if not over:
+                return result
+            excess = totals[over[0]] - result.volume
+            group = over[0]
+            buying = [order for order, fill in zip(buys, buy_fills, strict=True) if fill and groups.get(order) == group]
+            selling = [o for o, fill in zip(sells, sell_fills, strict=True) if fill and groups.get(o) == group]
+            buy = max([(table.priority[order], order) for order in buying])[1]
+            sell = max([(table.priority[order], order) for order in selling])[1]
+            both = sorted([(table.priority[order], order) for order in (buy, sell)])
+            other = both[0][1]
+            newest = both[1][1]
+            options = self._options.get(newest, _NO_OPTIONS)
+            mode = options.self_trade or instrument.rules.self_trade
+            events.append(
+                SelfTradePrevented(
+                    self._identities.members[table.participant(newest)].name,
+                    instrument.code,
+                    result.price,
+                    excess,
+                    table.client_order_id[newest],
+                    newest,
+                    table.client_order_id[other],
+                    other,
+                )
+            )
+            if mode == SelfTrade.DECREMENT:
+                cut = min(excess, self._whole(instrument, buy), self._whole(instrument, sell))
+                for order in (buy, sell):
+                    if cut == self._whole(instrument, order):
+                        self._withdraw(order, CancelReason.SELF_TRADE, "", events)
+                    else:
+                        self._reduce(instrument, order, cut, events)
+            elif mode == SelfTrade.CANCEL_OLDEST:
+                oldest = min([(table.priority[order], order) for order in buying + selling])[1]
+                self._withdraw(oldest, CancelReason.SELF_TRADE, "", events)
+            else:
+                self._withdraw(newest, CancelReason.SELF_TRADE, "", events)
+                if mode == SelfTrade.CANCEL_BOTH:
+                    self._withdraw(other, CancelReason.SELF_TRADE, "", events)
+            result = self._equilibrium(instrument)
+        return result
