@@ -3,7 +3,8 @@
 Four comparisons: instructions against the ledger's events, one to one; each account's position against opening balance
 plus what was settled; the same for money; and the supply of each asset, which trading cannot change. The ledger is read
 first, as of one height, and the outbox after it: what the ledger has done is then always known to the outbox, and what
-the outbox learned later is left out by its height. So a reconciliation may run while the exchange does.
+the outbox learned later is left out by its height. So a reconciliation may run while the exchange does. What lies above
+the ledger's height even afterwards is no news: a ledger that was lost or rolled back has forgotten it.
 """
 
 from __future__ import annotations
@@ -104,8 +105,11 @@ async def _one(outbox: Outbox, name: str, ledger: LedgerAdapter) -> tuple[Ledger
     assets = sorted({YEN} | {event.asset for event in events if event.asset})
     positions = {asset: await _positions(ledger, asset, height) for asset in assets}
     known = {entry.id: entry for entry in await outbox.entries(name)}
+    reached = (await ledger.health()).height
     settled = {
-        ins_id: entry for ins_id, entry in known.items() if entry.state is State.SETTLED and entry.height <= height
+        ins_id: entry
+        for ins_id, entry in known.items()
+        if entry.state is State.SETTLED and not height < entry.height <= reached
     }
 
     breaks: list[Break] = []

@@ -450,6 +450,14 @@ def _move_drawer(
 
 def _audit(file: sqlite3.Connection) -> list[str]:
     wrong = [
+        f"instruction {ins_id} has the hash {kept}, its content {content.hash}"
+        for ins_id, kept, content in (
+            (ins_id, kept, msgspec.json.decode(text, type=Instruction))
+            for ins_id, kept, text in file.execute("SELECT id, hash, content FROM instructions ORDER BY height")
+        )
+        if kept != content.hash
+    ]
+    wrong += [
         f"journal line {height} does not sum to nought in {asset}: {amount}"
         for height, asset, amount in file.execute(
             "SELECT height, asset, sum(amount) FROM entries GROUP BY height, asset HAVING sum(amount) <> 0"

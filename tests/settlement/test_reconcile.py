@@ -82,6 +82,15 @@ async def test_settled_here_and_not_there_is_missing(settlement: Settlement, led
     assert not report.agrees
 
 
+async def test_settled_here_on_a_ledger_that_begins_anew_is_missing(tmp_path: Path, settlement: Settlement) -> None:
+    await settlement.close()
+    anew = await Settlement.open(tmp_path, market="DOJIMA", clock=Clock(), adapters={EMBEDDED: MemoryLedger(Clock())})
+    try:
+        assert ("missing", ID) in named(await anew.reconcile())
+    finally:
+        await anew.close()
+
+
 async def test_there_and_unknown_here_is_unknown(settlement: Settlement, ledger: Tampered) -> None:
     await ledger.submit(instruction("somebody-elses", seller="alpha/[bold]", quantity=1, cash=1))
     report = await settlement.reconcile()
@@ -256,6 +265,15 @@ async def test_the_command_ends_with_1_on_a_break_and_names_it(directory: Path) 
     code, text = run_beside(directory, "--json")
     assert code == 1
     assert json.loads(text)["reconciliation"]["agrees"] is False
+
+
+async def test_a_hash_that_is_not_its_content_s_is_a_break(directory: Path) -> None:
+    file = sqlite3.connect(directory / LEDGER_FILE, isolation_level=None)
+    file.execute("UPDATE instructions SET hash = 'other' WHERE id = ?", (ID,))
+    file.close()
+    code, text = run_beside(directory, "--json")
+    assert code == 1
+    assert "has the hash other" in text
 
 
 async def test_the_command_ends_with_2_where_there_is_nothing_to_read(directory: Path, tmp_path: Path) -> None:
