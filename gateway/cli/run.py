@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import queue
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from gateway.bus.embedded import BrokerFailed
 from gateway.exchange import Stopped
 from gateway.service import serve
 from gateway.settlement import OutboxFault
+from gateway.settlement.database import CommitUnknown, WrongFile
 
 #: Exit statuses: 0 asked to end, 2 wrong settings, 3 directory in use, 4 the exchange cannot vouch for its state.
 WRONG_SETTINGS, IN_USE, FAULT = 2, 3, 4
@@ -74,7 +76,7 @@ def run(
     except DirectoryInUse as error:
         errors.print(f"[red]In use:[/] {error}", soft_wrap=True)
         raise typer.Exit(IN_USE) from error
-    except (EngineFault, OutboxFault, BrokerFailed, Stopped, OSError) as error:
+    except (EngineFault, OutboxFault, WrongFile, CommitUnknown, sqlite3.Error, BrokerFailed, Stopped, OSError) as error:
         logging.getLogger("dojima").debug("stopped by a fault", exc_info=error)
         errors.print(f"[red]Stopped:[/] {error}", soft_wrap=True)
         raise typer.Exit(FAULT) from error

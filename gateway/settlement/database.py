@@ -88,7 +88,12 @@ def _connect(path: Path, application: str, schema: str, read_only: bool) -> sqli
     )
     try:
         if not read_only:
-            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            try:
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            except sqlite3.OperationalError:
+                raise  # locked, or no place: says nothing about what the file is
+            except sqlite3.DatabaseError as error:
+                raise WrongFile(f"Expected {application}, got something else ({error}) - in {path}") from error
             if mode != "wal":
                 raise WrongFile(f"Expected a file system on which SQLite can use WAL, got {mode} - in {path}")
             connection.execute("PRAGMA synchronous=FULL")

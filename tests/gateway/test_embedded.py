@@ -168,6 +168,12 @@ async def test_a_second_exchange_in_the_same_directory_is_refused(directory: Pat
         assert running.process.returncode is None
 
 
+async def test_a_file_that_is_no_database_is_a_fault_that_names_it(tmp_path: Path):
+    (tmp_path / "outbox.sqlite").write_text("junk")
+    running = await ExchangeProcess.start(tmp_path, wait="")
+    assert await asyncio.wait_for(running.process.wait(), 30) == 4
+
+
 async def test_wrong_settings_are_an_exit_status_of_their_own(directory: Path):
     (directory / "dojima.toml").write_text("[limits]\nmember_rate = 0\n")
     running = await ExchangeProcess.start(directory, wait="")
