@@ -37,7 +37,9 @@ class ByName(BaseAuthPlugin):  # type: ignore[misc,type-arg,unused-ignore]
     async def authenticate(self, *, session: Session) -> bool | None:
         if session.username == EXCHANGE_LOGIN:
             return hmac.compare_digest((session.password or "").encode(), self.config.secret.encode())
-        return bool(session.username)
+        # amqtt publishes a last will without asking the access list.
+        may = not session.will_flag or session.will_topic == topics.inbound(session.username or "")
+        return bool(session.username) and may
 
 
 class OwnTopics(BaseTopicPlugin):  # type: ignore[misc,unused-ignore]

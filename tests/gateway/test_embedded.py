@@ -75,6 +75,19 @@ async def test_nobody_logs_in_without_a_name_or_as_the_exchange(user: str | None
                 pass
 
 
+async def test_a_last_will_goes_to_a_member_s_own_topic_or_its_login_is_refused():
+    async with await EmbeddedBroker.start() as broker:
+        for topic in (topics.outbound("bravo"), topics.inbound("bravo"), topics.STATUS):
+            with pytest.raises(aiomqtt.MqttError):
+                async with aiomqtt.Client(
+                    "127.0.0.1", broker.port, username="alfa", will=aiomqtt.Will(topic, b"forged")
+                ):
+                    pass
+        own = aiomqtt.Will(topics.inbound("alfa"), b"own")
+        async with aiomqtt.Client("127.0.0.1", broker.port, username="alfa", will=own):
+            pass
+
+
 async def test_the_broker_ends_when_told():
     broker = await EmbeddedBroker.start()
     broker.stop()
