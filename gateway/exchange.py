@@ -438,8 +438,8 @@ class Exchange:
         if self._members is not None:
             if participant not in self._members:
                 return None
-        elif len(self._senders) >= self.config.limits.members:
-            return None
+        elif len(self._senders) >= self.config.limits.members and self.reports.next_report(participant) == 1:
+            return None  # whoever has had a report may have orders to cancel: strangers do not shut him out
         sender = self._senders[participant] = _Sender(self.config.limits)
         return sender
 

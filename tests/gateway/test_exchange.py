@@ -265,6 +265,18 @@ async def test_a_retained_command_is_answered_and_not_executed():
         assert not report.event.repeat
 
 
+async def test_strangers_who_use_up_the_places_do_not_shut_out_a_member_with_orders():
+    async with market(text="limits.members = 2\n") as m:
+        m.send("alfa", buy("a-1", 100, 10))
+        await m.until_reports("alfa", 1)
+        m.exchange._senders.clear()  # as after a restart
+        for stranger in ("x", "y", "z"):
+            m.send(stranger)
+        m.send("alfa", buy("a-2", 100, 10))
+        await m.until_reports("alfa", 2)
+        assert m.errors("z")[0].code == "UNKNOWN_MEMBER"
+
+
 async def test_only_members_on_the_list_are_served():
     async with market(text='members = ["alfa"]\n') as m:
         m.send("bravo", buy("b-1", 100, 10))
