@@ -516,7 +516,7 @@ def _members_never_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fill_or_kill_takes_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReferenceBook, "available", lambda self, side, limit, wanted: wanted)
+    monkeypatch.setattr(Engine, "_reachable", lambda self, instrument, order, limit, wanted, mode, own: wanted)
 
 
 def _a_mass_cancel_in_the_non_cancel_period_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,6 +539,28 @@ def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_identify", identify)
 
 
+def _own_orders_trade_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_is_own", lambda self, instrument, order, maker, own: False)
+
+
+def _a_fresh_peak_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an iceberg shows next goes to the head of the queue."""
+
+    def replenish(self: Engine, instrument: Any, order: int, events: list[Event]) -> None:
+        honest(self, instrument, order, events)
+        behind = instrument.book.queue(self._orders, self._orders.side(order), self._orders.price[order])
+        for other in behind[:-1]:
+            instrument.book.remove(other)
+            instrument.book.add(other)
+
+    honest = Engine._replenish
+    monkeypatch.setattr(Engine, "_replenish", replenish)
+
+
+def _a_trade_triggers_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_reached", lambda self, instrument, price: None)
+
+
 @pytest.mark.skipif(getattr(engine, "BACKEND", "interpreted") == "compiled", reason="compiled code cannot be patched")
 @pytest.mark.parametrize(
     "break_a_rule",
@@ -551,6 +573,9 @@ def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
         _a_mass_cancel_in_the_non_cancel_period_is_lost,
         _only_the_first_pair_of_an_auction_trades,
         _a_repeat_is_carried_out_again,
+        _own_orders_trade_with_one_another,
+        _a_fresh_peak_keeps_its_place,
+        _a_trade_triggers_no_stop,
     ],
 )
 def test_machine_notices_a_broken_rule(
