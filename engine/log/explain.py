@@ -20,6 +20,7 @@ from engine.events import (
     InstrumentListed,
     PhaseChanged,
     Rejected,
+    SelfTradePrevented,
     Traded,
     TradingStateChanged,
 )
@@ -216,9 +217,11 @@ class OrderLife:
             elif isinstance(event, Amended):
                 if event.order_id == self.order_id:
                     self._amended(event)
-            elif isinstance(event, Activated) and event.order_id == self.order_id:
-                self._waiting = False
-                self._add("activated", "it joins the book, behind what rests at its price")
+            elif isinstance(event, Activated):
+                if event.order_id == self.order_id:
+                    self._activated()
+            elif isinstance(event, SelfTradePrevented):
+                self._prevented(event)
         if auction is not None and self.filled == filled_before:
             self._not_in_auction(auction)
 
@@ -256,7 +259,8 @@ class OrderLife:
         self._waiting = event.waiting
         text = f"accepted as order {event.order_id}: {self._describe(event)}"
         if event.waiting:
-            text += "; it waits outside the book for its time"
+            stops = isinstance(command, NewOrder) and command.stop_price
+            text += f"; it waits outside the book for its {'stop price' if stops else 'time'}"
         self._add("accepted", text)
 
     def _refused(self, event: Rejected, command: Command) -> None:
@@ -325,10 +329,31 @@ class OrderLife:
             else ""
         )
         self._price = event.price
+        by = f"request {event.request_id}" if event.request_id else "by a rule of the market, no request"
         self._add(
             "amended",
-            f"amended: {price}open {event.open_before:,} to {event.open_quantity:,}; it {place} "
-            f"(request {event.request_id})",
+            f"amended: {price}open {event.open_before:,} to {event.open_quantity:,}; it {place} ({by})",
+        )
+
+    def _activated(self) -> None:
+        self._waiting = False
+        if self.order is not None and self.order.stop_price:
+            why = f"the last price reached its stop price {self._yen(self.order.stop_price)}: it takes part from now on"
+        else:
+            why = "it joins the book, behind what rests at its price"
+        self._add("activated", why)
+
+    def _prevented(self, event: SelfTradePrevented) -> None:
+        if event.order_id == self.order_id:
+            other = event.other_client_order_id
+        elif event.other_order_id == self.order_id:
+            other = event.client_order_id
+        else:
+            return
+        self._add(
+            "self-trade",
+            f"a trade of {event.quantity:,} at {self._yen(event.price)} with the same member's order {other} "
+            "is prevented",
         )
 
     def _not_in_auction(self, auction: AuctionUncrossed) -> None:
