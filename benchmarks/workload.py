@@ -1,6 +1,6 @@
-"""What does one order cost in the real book? Runs a neutral workload through it, one Python call per command.
+"""What does one order cost in the real book? Runs a neutral workload through it.
 
-    python -m benchmarks.workload FILE.bin [--json] [--runs N]
+    python -m benchmarks.workload FILE.bin [--mode call|bulk] [--book fast|reference] [--json] [--runs N]
 
 A file is a stream of 24-byte records, little-endian: operation u8 (0 new, 1 cancel), side u8 (0 buy, 1 sell), flags u16
 (bit 0: immediate or cancel), symbol u32, price i32 in ticks, quantity u32, id u64. Ids of new orders are unique; a
@@ -8,9 +8,11 @@ cancel names an id that may be gone already, which is no error. ``benchmarks.gen
 ``FILE.json`` holds.
 
 Measured is the zaraba path of the engine as ``Engine.apply`` uses it: the order table, the book, the matching rules of
-``engine.matching.continuous``. Each command is one call of ``new`` or ``cancel`` below, and finding the engine's own
-number for the file's id is part of it. Not measured: reading the file, identities, phases, events and their encoding.
-Trades are noted while the clock runs and added up after it has stopped.
+``engine.matching.continuous``. In mode ``call`` each command is one call from Python to ``new`` or ``cancel`` of
+``BareMarket``; in mode ``bulk`` one call takes the bytes of all of them. Finding the engine's own number for the file's
+id is part of it, in both. Not measured: reading the file, memory for the rows of as many orders as there are commands,
+identities, phases, events and their encoding. Trades are noted while the clock runs and added up after it has stopped.
+Ids that are sparse are made dense before it starts.
 
 Every run must give the same trades. Where ``FILE.json`` stands beside the file, they are compared with it; a difference
 ends the program with status 1.
@@ -24,89 +26,104 @@ import json
 import statistics
 import sys
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
+from librt.vecs import vec
+from mypy_extensions import i64
+
 from benchmarks import machine
 from benchmarks.generate import IOC, NEW, RECORD
-from engine.matching.book import Book, OrderTable, ReferenceBook, pack_terms
-from engine.matching.continuous import place, withdraw
+from engine.core import BOOKS, DEFAULT_BOOK, FAST
+from engine.matching.bare import BareMarket
+from engine.matching.book import Book, OrderTable, ReferenceBook
+from engine.matching.fastbook import FastBook
 
 RUNS = 5
+CALL, BULK = "call", "bulk"
 #: What a run must reproduce of the workload's own JSON.
 CHECKED = ("trades", "volume", "notional", "resting", "checksum", "checksums")
 
 Commands = list[tuple[int, int, int, int, int, int, int]]
 
 
-class Market:
-    """The books of all symbols, addressed by the file's own ids."""
+class Workload:
+    """The records of a file, with dense ids. ``ids`` maps them back where the file's own are sparse."""
 
-    def __init__(self, symbols: int) -> None:
-        self.table = OrderTable()
-        self.books: list[Book] = [ReferenceBook(self.table) for _ in range(symbols)]
-        self.terms = [[pack_terms(side, 0, 0, symbol, 0) for side in (0, 1)] for symbol in range(symbols)]
-        self.orders: dict[int, int] = {}  #: the engine's number by the file's id
-        self.fills: list[int] = []  #: resting order, price, quantity; per symbol and command told by ``takers``
-        self.takers: list[int] = []  #: incoming order and where its fills begin
+    def __init__(self, path: Path) -> None:
+        """Raises ``ValueError`` for a file that is not whole records."""
+        self.content = path.read_bytes()
+        if len(self.content) % RECORD.size:
+            raise ValueError(f"Expected records of {RECORD.size} bytes, got {len(self.content)} bytes - in {path}")
+        self.commands: Commands = list(RECORD.iter_unpack(self.content))
+        self.symbols = 1 + max((command[3] for command in self.commands), default=0)
+        self.ids: list[int] = []
+        if max((command[6] for command in self.commands), default=0) > 2 * len(self.commands):
+            self.ids = list(dict.fromkeys(command[6] for command in self.commands))
+            dense = {number: place for place, number in enumerate(self.ids)}
+            self.commands = [(*command[:6], dense[command[6]]) for command in self.commands]
+            self.content = b"".join(RECORD.pack(*command) for command in self.commands)
+        self.largest = max((command[6] for command in self.commands), default=0)
+
+
+class Market:
+    """A bare market, and the engine's number for each id of a file."""
+
+    def __init__(self, symbols: int, largest: int = 0, *, book: str = DEFAULT_BOOK, expected: int = 0) -> None:
+        self.table = OrderTable(expected)
+        self.books: list[Book] = [
+            FastBook(self.table) if book == FAST else ReferenceBook(self.table) for _ in range(symbols)
+        ]
+        self.bare = BareMarket(self.table, self.books)
+        self.orders = array("q", bytes(8 * (largest + 1)))
 
     def new(self, symbol: int, side: int, price: int, quantity: int, immediate: int, number: int) -> None:
-        table = self.table
-        order = table.append(self.terms[symbol][side], price, quantity)
-        self.orders[number] = order
-        fills = self.fills
-        before = len(fills)
-        place(table, self.books[symbol], order, not immediate, fills)
-        if len(fills) > before:
-            self.takers.append(order)
-            self.takers.append(before)
-
-    def cancel(self, number: int) -> None:
-        order = self.orders.get(number, 0)
-        table = self.table
-        if table.is_open(order):
-            withdraw(table, self.books[table.instrument(order)], order)
+        self.orders[number] = self.bare.new(symbol, side, price, quantity, immediate)
 
 
-def read(path: Path) -> tuple[Commands, int]:
-    """All records, and the number of symbols. Raises ``ValueError`` for a file that is not whole records."""
-    content = path.read_bytes()
-    if len(content) % RECORD.size:
-        raise ValueError(f"Expected records of {RECORD.size} bytes, got {len(content)} bytes - in {path}")
-    commands = list(RECORD.iter_unpack(content))
-    return commands, 1 + max((command[3] for command in commands), default=0)
-
-
-def run(commands: Commands, symbols: int) -> tuple[int, Market]:
-    """Run all commands once: nanoseconds, and the market as they left it."""
-    market = Market(symbols)
-    new = market.new
-    cancel = market.cancel
+def run_calls(work: Workload, market: Market) -> int:
+    """All commands, one call each: nanoseconds."""
+    new, cancel, orders = market.bare.new, market.bare.cancel, market.orders
     gc.collect()
     gc.disable()
     try:
         start = time.perf_counter_ns()
-        for operation, side, flags, symbol, price, quantity, number in commands:
+        for operation, side, flags, symbol, price, quantity, number in work.commands:
             if operation == NEW:
-                new(symbol, side, price, quantity, flags & IOC, number)
+                orders[number] = new(symbol, side, price, quantity, flags & IOC)
             else:
-                cancel(number)
+                cancel(orders[number])
+        return time.perf_counter_ns() - start
+    finally:
+        gc.enable()
+
+
+def run_bulk(work: Workload, market: Market) -> int:
+    """All commands in one call from their bytes: nanoseconds."""
+    orders = vec[i64](market.orders)
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter_ns()
+        market.bare.run(work.content, orders)
         elapsed = time.perf_counter_ns() - start
     finally:
         gc.enable()
-    return elapsed, market
+    market.orders = array("q", orders)
+    return elapsed
 
 
-def outcome(market: Market) -> dict[str, Any]:
+def outcome(market: Market, ids: list[int]) -> dict[str, Any]:
     """What the trades and the book come to, in the words of the workload's own JSON."""
     table = market.table
     symbols = len(market.books)
-    numbers = {order: number for number, order in market.orders.items()}
+    numbers = {order: ids[number] if ids else number for number, order in enumerate(market.orders)}
     checksums = [0] * symbols
     trades = volume = notional = 0
-    fills = market.fills
-    takers = [*market.takers, 0, len(fills)]
-    for i in range(0, len(market.takers), 2):
+    fills = market.bare.fills
+    takers = [*market.bare.takers, 0, len(fills)]
+    for i in range(0, len(takers) - 2, 2):
         taker, begin, end = takers[i], takers[i + 1], takers[i + 3]
         symbol = table.instrument(taker)
         checksum = checksums[symbol]
@@ -132,23 +149,26 @@ def outcome(market: Market) -> dict[str, Any]:
     }
 
 
-def measure(path: Path, runs: int = RUNS) -> dict[str, Any]:
+def measure(path: Path, runs: int = RUNS, mode: str = CALL, book: str = DEFAULT_BOOK) -> dict[str, Any]:
     """At least ``runs`` runs of a file, as one JSON object. Raises ``ValueError`` where two runs differ."""
-    commands, symbols = read(path)
+    work = Workload(path)
     ns: list[float] = []
     found: dict[str, Any] = {}
     for _ in range(runs):
-        elapsed, market = run(commands, symbols)
-        ns.append(elapsed / max(len(commands), 1))
-        result = outcome(market)
+        market = Market(work.symbols, work.largest, book=book, expected=len(work.commands))
+        elapsed = run_bulk(work, market) if mode == BULK else run_calls(work, market)
+        ns.append(elapsed / max(len(work.commands), 1))
+        result = outcome(market, work.ids)
         if found and result != found:
             raise ValueError(f"Expected every run to give the same trades, got {found} and {result} - in {path}")
         found = result
     return {
         "workload": path.stem,
-        "ops": len(commands),
-        "symbols": symbols,
+        "ops": len(work.commands),
+        "symbols": work.symbols,
         "runs": runs,
+        "mode": mode,
+        "book": book,
         "ns_best": round(min(ns), 1),
         "ns_median": round(statistics.median(ns), 1),
         **found,
@@ -180,20 +200,23 @@ def show(result: dict[str, Any], path: Path, verdict: str) -> None:
     table.add_row(*cells, verdict)
     console = Console()
     console.print(table)
-    console.print(f"{result['runs']} runs, one Python call per command, {result['backend']} book, {path}", style="dim")
+    how = "one call for all commands" if result["mode"] == BULK else "one Python call per command"
+    console.print(f"{result['runs']} runs, {how}, {result['book']} book, {result['backend']}, {path}", style="dim")
     console.print(machine.banner(), style="dim")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.workload", description=__doc__.partition("\n")[0])
     parser.add_argument("file", type=Path, help="a workload, NAME.bin")
+    parser.add_argument("--mode", choices=(CALL, BULK), default=CALL, help="one call per command, or one for all")
+    parser.add_argument("--book", choices=BOOKS, default=DEFAULT_BOOK)
     parser.add_argument("--runs", type=int, default=RUNS, help=f"at least {RUNS}")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
     if options.runs < RUNS:
         parser.error(f"expected at least {RUNS} runs, got {options.runs} - at --runs")
     try:
-        result = measure(options.file, options.runs)
+        result = measure(options.file, options.runs, options.mode, options.book)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     wrong = differences(result, options.file)

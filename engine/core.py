@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from engine.backend import CHOSEN, COMPILED
 from engine.checks import (
     PEAKS_MAX,
     Refusal,
@@ -86,6 +87,7 @@ from engine.matching.book import (
     ReferenceBook,
     pack_terms,
 )
+from engine.matching.fastbook import FastBook
 from engine.matching.itayose import Equilibrium
 from engine.profiles import (
     AUCTION,
@@ -125,14 +127,26 @@ def _has_options(command: NewOrder) -> bool:
     )
 
 
+REFERENCE: Final = "reference"
+FAST: Final = "fast"
+#: What a market can be made with.
+BOOKS: Final = (REFERENCE, FAST)
+#: The fast book is made for compiled code; interpreted, the reference book is the faster one.
+DEFAULT_BOOK: Final = FAST if CHOSEN == COMPILED else REFERENCE
+
+
 class Engine(Trading):
     """A market. Feed it commands, read the events; ask it anything in between.
 
     ``apply`` is the only way to change it. Queries raise ``KeyError`` for an instrument or order that does not exist.
+    ``book`` is one of ``BOOKS``; all give the same answers.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, book: str = "") -> None:
+        if book and book not in BOOKS:
+            raise ValueError(f"Expected a book of {', '.join(BOOKS)}, got {book!r}")
         super().__init__()
+        self._fast: Final = (book or DEFAULT_BOOK) == FAST
         self._by_code: Final[dict[str, Instrument]] = {}
         self._reference: Final = ReferenceData()
         #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
@@ -678,7 +692,7 @@ class Engine(Trading):
         return None
 
     def _make_book(self) -> Book:
-        return ReferenceBook(self._orders)
+        return FastBook(self._orders) if self._fast else ReferenceBook(self._orders)
 
     def _start_day(self, command: StartDay, events: list[Event]) -> Refusal | None:
         date = command.date
@@ -709,6 +723,7 @@ class Engine(Trading):
             width = limits.width(base)
             instrument.lower = ticks.ceil(max(base - width, 1))
             instrument.upper = ticks.floor(min(base + width, PRICE_MAX))
+        instrument.book.set_step(ticks.step(instrument.lower, instrument.upper))
         events.append(DayLimitsSet(instrument.code, base, instrument.lower, instrument.upper))
 
     def _revalidate(self, instrument: Instrument, events: list[Event]) -> None:

@@ -21,6 +21,7 @@ Prices are whole price units of the instrument. 0 is no price: it is never valid
 from __future__ import annotations
 
 from bisect import bisect_right
+from math import gcd
 from typing import Final
 
 
@@ -63,6 +64,16 @@ class TickTable:
             return self._single
         i = bisect_right(self._starts, price)
         return self._ticks[i - 1] if i else self._ticks[0]
+
+    def step(self, lower: int, upper: int) -> int:
+        """What all valid prices from ``lower`` to ``upper`` (0: no limit) are multiples of; the largest such."""
+        step = 0
+        for i, tick in enumerate(self._ticks):
+            begins_above = upper and self._starts[i] > upper
+            ends_below = i + 1 < len(self._starts) and self._starts[i + 1] < lower
+            if not begins_above and not ends_below:
+                step = gcd(step, tick)
+        return step or self._ticks[-1]
 
     def up(self, price: int) -> int:
         """The lowest valid price above ``price``; for a valid price, ``price`` plus the tick of the band above it."""

@@ -73,7 +73,7 @@ ROW_SHIFT: Final = 3
 #: Rows begin here: behind the headers of allocator and vector, 16 and 24 bytes, each is one cache line.
 ROW_OFFSET: Final = 3
 _WIDTH: Final = 1 << ROW_SHIFT
-_STATE: Final = 3
+STATE: Final = 3
 
 #: Rows that memory is taken for at once, and rows that address space is reserved for: a table that outgrows its space
 #: is copied, which is a pause.
@@ -120,12 +120,12 @@ class StateColumn:
         self._table: Final = table
 
     def __getitem__(self, order: i64) -> i64:
-        return self._table.rows[(order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)] & _STATE
+        return self._table.rows[(order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)] & STATE
 
     def __setitem__(self, order: i64, state: i64) -> None:
         rows = self._table.rows
         at = (order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)
-        rows[at] = rows[at] & ~_STATE | state
+        rows[at] = rows[at] & ~STATE | state
 
 
 @final
@@ -180,6 +180,12 @@ class OrderTable:
         self, terms: i64, price: i64, quantity: i64, priority: i64 = 0, client_order_id: str = "", account: str = ""
     ) -> i64:
         """Take in an order, outside any queue, and return its number."""
+        self.client_order_id.append(client_order_id)
+        self.account.append(account)
+        return self.append_row(terms, price, quantity, priority)
+
+    def append_row(self, terms: i64, price: i64, quantity: i64, priority: i64) -> i64:
+        """The same in a table of orders that nobody names."""
         order = self.count + 1
         at = (order << ROW_SHIFT) + ROW_OFFSET
         if at + _WIDTH > len(self.rows):
@@ -191,8 +197,6 @@ class OrderTable:
         rows[at + QUANTITY] = quantity
         rows[at + PRIORITY] = priority
         self.count = order
-        self.client_order_id.append(client_order_id)
-        self.account.append(account)
         return order
 
     def side(self, order: i64) -> i64:
@@ -269,6 +273,10 @@ class Book(ABC):
     @abstractmethod
     def available(self, side: i64, limit: i64, wanted: i64) -> i64:
         """How much of ``side`` stands at ``limit`` or better (0: at any price), counted no further than ``wanted``."""
+
+    @abstractmethod
+    def set_step(self, step: i64) -> None:
+        """Say that prices are multiples of ``step`` from now on: a hint, for others are taken too."""
 
     @abstractmethod
     def check(self) -> None:
@@ -428,6 +436,9 @@ class ReferenceBook(Book):
                 break
             total += (self._asks if side else self._bids)[price].quantity
         return total
+
+    def set_step(self, step: i64) -> None:
+        pass  # a sorted ladder does not ask
 
     def check(self) -> None:
         for side in (BUY, SELL):

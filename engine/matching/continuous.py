@@ -6,10 +6,21 @@ Written once, above the narrow interface of ``Book``; whatever book is loaded, t
 
 from __future__ import annotations
 
-from engine.matching.book import GONE, PARTICIPANT_SHIFT, Book, OrderTable
+from mypy_extensions import i64
+
+from engine.matching.book import (
+    GONE,
+    OPEN,
+    PARTICIPANT_SHIFT,
+    ROW_OFFSET,
+    ROW_SHIFT,
+    TERMS,
+    Book,
+    OrderTable,
+)
 
 
-def place(table: OrderTable, book: Book, order: int, rests: bool, fills: list[int]) -> int:
+def place(table: OrderTable, book: Book, order: i64, rests: bool, fills: list[int]) -> i64:
     """Let ``order``, which is in no queue, trade up to its own limit, and return what is left of it.
 
     What is left joins its queue if it ``rests`` and has a limit, and is gone otherwise. Fills are those of ``take``.
@@ -25,7 +36,7 @@ def place(table: OrderTable, book: Book, order: int, rests: bool, fills: list[in
     return left
 
 
-def withdraw(table: OrderTable, book: Book, order: int) -> None:
+def withdraw(table: OrderTable, book: Book, order: i64) -> None:
     """Take an order that rests in ``book`` off the market; its row keeps what was open."""
     book.remove(order)
     table.state[order] = GONE
@@ -34,12 +45,12 @@ def withdraw(table: OrderTable, book: Book, order: int) -> None:
 def take(
     table: OrderTable,
     book: Book,
-    order: int,
-    limit: int,
+    order: i64,
+    limit: i64,
     fills: list[int],
-    own: int = -1,
+    own: i64 = -1,
     reserves: dict[int, int] | None = None,
-) -> int:
+) -> i64:
     """Let ``order``, which is in no queue, trade with the other side up to ``limit`` (0: at any price).
 
     Appends three integers per fill: resting order, price, quantity. What is left stays open in the table, and the
@@ -49,24 +60,23 @@ def take(
     and returns its number: one of participant ``own`` that is the next to trade, or one of ``reserves`` of which all
     that it showed has traded. Whoever has decided calls again.
     """
-    opens = table.open
-    prices = table.price
-    terms = table.terms
-    buys = terms[order] & 1 == 0
-    other = 1 if buys else 0
-    left = opens[order]
-    stopped = 0
+    # By row instead of by column: one look at the table per command, one line of memory per resting order.
+    rows = table.rows
+    row = (order << ROW_SHIFT) + ROW_OFFSET
+    buys = rows[row + TERMS] & 1 == 0
+    other: i64 = 1 if buys else 0
+    left = rows[row + OPEN]
+    stopped: i64 = 0
     while left:
+        price = book.best(other)
+        if price == 0 or (limit and (price > limit if buys else price < limit)):
+            break
         maker = book.first(other)
-        if maker == 0:
-            break
-        price = prices[maker]
-        if limit and (price > limit if buys else price < limit):
-            break
-        if terms[maker] >> PARTICIPANT_SHIFT == own:
+        at = (maker << ROW_SHIFT) + ROW_OFFSET
+        if rows[at + TERMS] >> PARTICIPANT_SHIFT == own:
             stopped = maker
             break
-        quantity = opens[maker]
+        quantity = rows[at + OPEN]
         if quantity > left:
             quantity = left
         book.fill(maker, quantity)
@@ -74,8 +84,8 @@ def take(
         fills.append(maker)
         fills.append(price)
         fills.append(quantity)
-        if reserves and opens[maker] == 0 and maker in reserves:
+        if reserves and rows[at + OPEN] == 0 and maker in reserves:
             stopped = maker
             break
-    opens[order] = left
+    rows[row + OPEN] = left
     return stopped

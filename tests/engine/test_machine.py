@@ -46,7 +46,7 @@ from engine.commands import (
     SuspendInstrument,
     TickRow,
 )
-from engine.core import Engine
+from engine.core import FAST, REFERENCE, Engine
 from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChanged, Event, Rejected, Traded
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
@@ -161,7 +161,7 @@ def steps_to_closed(profile: str, phase: Phase) -> list[Phase]:
 class MarketMachine(RuleBasedStateMachine):
     """Engine and model side by side. ``make_engine`` is what a subclass for another book replaces."""
 
-    make_engine: Callable[[], Engine] = Engine
+    make_engine: Callable[[], Engine] = staticmethod(lambda: Engine(book=REFERENCE))
 
     def __init__(self) -> None:
         super().__init__()
@@ -471,7 +471,8 @@ def machine(make_engine: Callable[[], Engine]) -> type[unittest.TestCase]:
     return case
 
 
-TestEngineAndModelAgree = machine(Engine)
+TestEngineAndModelAgree = machine(lambda: Engine(book=REFERENCE))
+TestEngineWithTheFastBookAndModelAgree = machine(lambda: Engine(book=FAST))
 
 
 # --- proof that it can fail ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: All that the engine may import. Nothing here can tell the time, draw a number or reach outside.
 ENGINE_MAY_IMPORT = {
     *("__future__", "abc", "bisect", "collections", "dataclasses", "datetime", "enum", "functools", "hashlib", "heapq"),
-    *("itertools", "operator", "re", "struct", "typing", "zlib"),
+    *("itertools", "math", "operator", "re", "struct", "typing", "zlib"),
     *("engine", "librt", "msgspec", "mypy_extensions", "sortedcontainers"),
 }
 #: Looks for binaries and reads one variable of the environment, on import and never again.
