@@ -27,12 +27,15 @@ from engine.types import (
 
 #: A member firm. Topics and logins carry it, never a payload.
 PARTICIPANT_PATTERN = r"^[a-z0-9-]{1,16}$"
+INSTRUMENT_PATTERN = r"^[A-Z0-9-]{1,12}$"
 
-ClientOrderId = Annotated[str, Meta(min_length=1, max_length=36, pattern=r"^[!-~]+$")]
+# The decoder checks lengths only: matching four patterns took two thirds of the time that an order took to decode, and
+# the engine answers a malformed text anyway, with words. The patterns are for whoever reads the contract.
+ClientOrderId = Annotated[str, Meta(min_length=1, max_length=36, extra_json_schema={"pattern": r"^[!-~]+$"})]
 """Chosen by the member; unique per member for the log's life, over orders and requests alike."""
-InstrumentCode = Annotated[str, Meta(pattern=r"^[A-Z0-9-]{1,12}$")]
-InstrumentOrAll = Annotated[str, Meta(pattern=r"^[A-Z0-9-]{0,12}$")]
-Account = Annotated[str, Meta(max_length=32, pattern=r"^[!-~]*$")]
+InstrumentCode = Annotated[str, Meta(min_length=1, max_length=12, extra_json_schema={"pattern": INSTRUMENT_PATTERN})]
+InstrumentOrAll = Annotated[str, Meta(max_length=12, extra_json_schema={"pattern": r"^[A-Z0-9-]*$"})]
+Account = Annotated[str, Meta(max_length=32, extra_json_schema={"pattern": r"^[!-~]*$"})]
 """The member's own opaque client reference; no personal data."""
 Price = Annotated[int, Meta(ge=0, le=PRICE_MAX)]
 """Whole price units of the instrument; 0 means none."""

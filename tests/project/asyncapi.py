@@ -19,14 +19,13 @@ from enum import Enum
 from types import ModuleType
 from typing import Any, get_args
 
-import msgspec
 import yaml
 from msgspec import inspect as shape
 
 import engine.commands
 import engine.events
 import engine.types
-from engine.commands import PARTICIPANT_PATTERN, MemberCommand
+from engine.commands import INSTRUMENT_PATTERN, PARTICIPANT_PATTERN, MemberCommand
 from gateway.bus import messages, topics
 
 INTRODUCTION = f"""\
@@ -150,6 +149,8 @@ class Schemas:
     def of(self, kind: shape.Type) -> Any:
         """The schema of one type; Structs and enums are put aside under their names and referred to."""
         match kind:
+            case shape.Metadata():
+                return Line({**self.of(kind.type), **(kind.extra_json_schema or {})})
             case shape.StructType():
                 return self._named(kind.cls, lambda: self._struct(kind))
             case shape.EnumType():
@@ -253,7 +254,7 @@ def document() -> dict[str, Any]:
     schemas = Schemas()
     parameters = {
         "participant": {"description": f"A member firm, equal to its login: {PARTICIPANT_PATTERN}"},
-        "instrument": {"description": f"The token's code: {instrument_pattern()}"},
+        "instrument": {"description": f"The token's code: {INSTRUMENT_PATTERN}"},
     }
     channels: dict[str, Any] = {}
     known_messages: dict[str, Any] = {}
@@ -298,15 +299,6 @@ def document() -> dict[str, Any]:
         "operations": operations,
         "components": {"parameters": parameters, "messages": known_messages, "schemas": schemas.by_name},
     }
-
-
-def instrument_pattern() -> str:
-    """The pattern of an instrument's code, from the command that names one."""
-    fields = msgspec.structs.fields(engine.commands.NewOrder)
-    kind = shape.type_info(next(field.type for field in fields if field.name == "instrument"))
-    assert isinstance(kind, shape.StrType)
-    assert kind.pattern is not None
-    return kind.pattern
 
 
 class _Dumper(yaml.SafeDumper):

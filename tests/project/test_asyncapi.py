@@ -37,6 +37,9 @@ def valid(name: str, value: Any) -> bool:
 def samples(kind: shape.Type) -> list[Any]:
     """Values of a type as they look on the wire: the ends of each range, each alternative, with and without options."""
     match kind:
+        case shape.Metadata():
+            pattern = (kind.extra_json_schema or {}).get("pattern", "")
+            return [sample.upper() if "A-Z" in pattern else sample for sample in samples(kind.type)]
         case shape.StructType():
             return structs(kind)
         case shape.EnumType():
@@ -49,8 +52,7 @@ def samples(kind: shape.Type) -> list[Any]:
         case shape.IntType():
             return [0 if kind.ge is None else kind.ge, 2**53 if kind.le is None else kind.le]
         case shape.StrType():
-            sample = "A-1" if kind.pattern and "A-Z" in kind.pattern else "a1"
-            return [sample] if kind.min_length or kind.pattern else [sample, ""]
+            return ["a1"] if kind.min_length or kind.pattern else ["a1", ""]
         case shape.LiteralType():
             return list(kind.values)
         case shape.BoolType():
