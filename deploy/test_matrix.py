@@ -1,9 +1,11 @@
 """What ``make test`` runs: ruff, mypy and the tests, on each Python from 3.11 that this machine has.
 
 A promise such as "same log, same bytes out, on any Python from 3.11" is only worth what is run. So every interpreter
-at hand gets a venv of its own and the same suite; a table at the end says which ran and which are absent. Versions are
-looked for on PATH and where pyenv and uv keep theirs, and each is tried before it is believed: a pyenv shim named
-``python3.12`` exists and fails where 3.12 is not selected.
+at hand gets a venv of its own and the same suite. The main Python runs it with the engine compiled, where that could be
+done, and what concerns the engine once more with its source interpreted; the others run the source. Each run is told
+which engine it is to load, and the test session makes sure of it. A table at the end says which ran and which are
+absent. Versions are looked for on PATH and where pyenv and uv keep theirs, and each is tried before it is believed: a
+pyenv shim named ``python3.12`` exists and fails where 3.12 is not selected.
 
 It runs inside ``.venv`` (the main Python) but imports the standard library only.
 Words given on the command line go to pytest: ``python deploy/test_matrix.py tests/log -x``.
@@ -13,6 +15,7 @@ Exit status: 0 when everything passed, 1 when anything failed.
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -34,6 +37,12 @@ PROBE = (
     "final = sys.version_info.releaselevel == 'final' and not sysconfig.get_config_var('Py_GIL_DISABLED')\n"
     "print(*sys.version_info[:3] if final else 'unsuitable')"
 )
+
+COMPILED, INTERPRETED = "compiled", "interpreted"
+#: What the engine's source decides.
+ENGINE = ["tests/engine", "tests/log", "tests/cases"]
+#: What another Python might do differently: all but the demonstration and the documents.
+OTHERS = [*ENGINE, "tests/settlement", "tests/gateway", "tests/client"]
 
 
 @dataclass
@@ -80,12 +89,18 @@ def find_python(minor: int) -> tuple[Path, str] | None:
     return None
 
 
-def run(*command: str | Path) -> tuple[int, float]:
+def run(*command: str | Path, **environment: str) -> tuple[int, float]:
     """Run in the project's folder with the output shown; exit status and seconds."""
-    print("\n$", *command, flush=True)
+    print("\n$", *(f"{name}={value}" for name, value in environment.items()), *command, flush=True)
     started = time.monotonic()
-    status = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
+    surroundings = {**os.environ, **environment}
+    status = subprocess.run(command, cwd=ROOT, env=surroundings, stdin=subprocess.DEVNULL, check=False).returncode
     return status, time.monotonic() - started
+
+
+def is_compiled() -> bool:
+    """Whether ``make build`` has compiled the engine for this Python, from the sources as they are."""
+    return not runpy.run_path(str(ROOT / "engine" / "backend.py"))["outdated"]()
 
 
 def check(what: str, *command: str | Path) -> Row:
@@ -93,11 +108,14 @@ def check(what: str, *command: str | Path) -> Row:
     return Row(what, "passed" if status == 0 else f"FAILED ({status})", seconds=seconds)
 
 
-def run_pytest(what: str, python: Path, arguments: list[str]) -> Row:
-    """Run the suite; the counts come from pytest's own record, not from its prose."""
+def run_pytest(what: str, python: Path, arguments: list[str], backend: str) -> Row:
+    """Run the suite on one backend; the counts come from pytest's own record, not from its prose."""
+    what = f"{what}, {backend}"
     with tempfile.TemporaryDirectory(prefix="dojima-test-") as folder:
         record = Path(folder, "junit.xml")
-        status, seconds = run(python, "-m", "pytest", "-n", WORKERS, f"--junitxml={record}", *arguments)
+        status, seconds = run(
+            *(python, "-m", "pytest", "-n", WORKERS, f"--junitxml={record}", *arguments), DOJIMA_BACKEND=backend
+        )
         if not record.exists():
             return Row(what, f"FAILED ({status}, no test ran)", seconds=seconds)
         suites = ElementTree.parse(record).getroot().findall("testsuite")
@@ -156,10 +174,16 @@ def main(arguments: list[str]) -> int:
             check("ruff check", tools / "ruff", "check", "."),
             check("ruff format", tools / "ruff", "format", "--check", "."),
             check("mypy --strict", tools / "mypy"),
-            run_pytest(f"Python {version}", Path(sys.executable), arguments),
         ]
-        for row, python in prepared:
-            rows.append(run_pytest(row.what, python, arguments) if python else row)
+        python = Path(sys.executable)
+        if is_compiled():
+            rows.append(run_pytest(f"Python {version}", python, arguments, COMPILED))
+            rows.append(run_pytest(f"Python {version}", python, arguments or ENGINE, INTERPRETED))
+        else:
+            rows.append(Row(f"Python {version}, {COMPILED}", "absent"))
+            rows.append(run_pytest(f"Python {version}", python, arguments, INTERPRETED))
+        for row, other in prepared:
+            rows.append(run_pytest(row.what, other, arguments or OTHERS, INTERPRETED) if other else row)
     print(f"\n{table(rows)}\n")
     wanted = os.environ.get("DOJIMA_REQUIRE", "")
     print(f"mosquitto: {shutil.which('mosquitto', path=os.environ.get('PATH', '') + ':/usr/sbin') or 'absent'}", end="")
