@@ -377,7 +377,8 @@ class Day:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                await asyncio.wait_for(process.wait(), 20)
+                async with asyncio.timeout(20):
+                    await process.wait()
             except TimeoutError:
                 raise DemoFailed("The exchange did not end within 20 s of being asked to") from None
             if (process.returncode or 0) > 0:  # a kill from outside at this moment costs nothing any more
