@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from engine.commands import MemberCommand
-from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Inbound, MessageError
+from gateway.bus.messages import BATCH_MAX, MESSAGE_ID_MAX, PAYLOAD_MAX, Inbound, MessageError
 
 Commands = Annotated[list[MemberCommand], Meta(max_length=BATCH_MAX)]
 
@@ -23,6 +23,7 @@ _inbound: Final = msgspec.msgpack.Decoder(Inbound)
 _commands: Final = msgspec.msgpack.Decoder(Commands)
 _loose: Final = msgspec.msgpack.Decoder(list[Raw])
 _any: Final = msgspec.msgpack.Decoder()
+_key: Final = msgspec.msgpack.Decoder(str)
 _encoder: Final = msgspec.msgpack.Encoder()
 
 _STRUCTS: Final = {command.__struct_config__.tag: command for command in get_args(MemberCommand)}
@@ -39,6 +40,8 @@ _CHOICES: Final = {
     for kind in (field.type, *get_args(field.type))
     if isinstance(kind, type) and issubclass(kind, IntEnum)
 }
+_FIXMAP: Final = 0x80  #: first byte of an empty map; up to 15 keys add their number to it
+_VERSION: Final = b"\xa1v\x01"
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`$")
 _ELEMENT: Final = re.compile(r"^\[(\d+)\](?:\[(\d+)\])?(.*)$")
 
@@ -72,14 +75,21 @@ def decode(payload: bytes) -> Request:
     try:
         message = _inbound.decode(payload)
     except DECODE_ERRORS as error:
-        text, place = _split(error)
-        raise Refused("MALFORMED", text, f"${place}") from None
+        raise _refused(*_split(error), payload) from None
     try:
         commands = _commands.decode(message.commands)
     except DECODE_ERRORS as error:
         text, place = _split(error)
         text, place = _name(text, place, message.commands)
         raise Refused("MALFORMED", text, place, message.message_id) from None
+    asked = (len(commands) > 0) + (message.resend_from is not None) + message.open_orders
+    # As many keys as there are fields with something in them, and the version first or not at all: each came once.
+    keys = _FIXMAP + asked + (message.message_id != "")
+    if payload[0] != keys and (payload[0] != keys + 1 or not payload.startswith(_VERSION, 1)):
+        _refuse_repeats(payload, message.message_id)
+    if not asked:
+        text = "Expected commands, resend_from or open_orders, got none of them"
+        raise Refused("MALFORMED", text, "$", message.message_id)
     return Request(commands, message.commands, message.message_id, message.resend_from, message.open_orders)
 
 
@@ -89,6 +99,55 @@ def message_id_of(payload: bytes) -> str:
         return _inbound.decode(payload).message_id if len(payload) <= PAYLOAD_MAX else ""
     except DECODE_ERRORS:
         return ""
+
+
+def _pairs(payload: bytes) -> list[tuple[str, Raw]]:
+    """Keys and values of the map outside, those included that come twice: of these msgspec takes the last in silence.
+
+    A map of n on the wire is an array of 2 n under another header. Raises ``DECODE_ERRORS``.
+    """
+    first = payload[0] if payload else 0
+    if first & 0xF0 == _FIXMAP:
+        count, start = first & 0x0F, 1
+    elif first in (0xDE, 0xDF):
+        start = 3 if first == 0xDE else 5
+        count = int.from_bytes(payload[1:start], "big")
+    else:
+        raise ValueError("Expected a map")
+    if 2 * count > len(payload):
+        raise ValueError("Expected as many keys and values as the map has")
+    parts = _loose.decode(b"\xdd" + (2 * count).to_bytes(4, "big") + payload[start:])
+    return [(_key.decode(key), value) for key, value in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _refuse_repeats(payload: bytes, message_id: str) -> None:
+    keys = [key for key, _ in _pairs(payload)]
+    for key in keys:
+        if keys.count(key) > 1:
+            text = f"Expected each key once, got {key} {keys.count(key)} times"
+            raise Refused("MALFORMED", text, f"$.{key}", message_id)
+
+
+def _refused(text: str, place: str, payload: bytes) -> Refused:
+    """The answer to a map that is wrong outside its commands: with the value that came, and its id if that can be
+    read."""
+    message_id = ""
+    try:
+        found = dict(_pairs(payload))
+        if "message_id" in found:
+            value = _any.decode(found["message_id"])
+            message_id = value if isinstance(value, str) and len(value) <= MESSAGE_ID_MAX else ""
+        name = place[1:]
+        if name in found:
+            if name == "v" and text.startswith("Invalid"):
+                text = "Expected 1"
+            if ", got" not in text:
+                text += f", got {_short(_any.decode(found[name]))}"
+    except (*DECODE_ERRORS, TypeError):  # the bytes are too broken to say more
+        pass
+    if "unknown field" in text:
+        text += f": expected {', '.join(Inbound.__struct_fields__)}"
+    return Refused("MALFORMED", text, f"${place}", message_id)
 
 
 def _split(error: BaseException) -> tuple[str, str]:
@@ -104,6 +163,8 @@ def _name(text: str, place: str, raw: Raw) -> tuple[str, str]:
     """Place and text of an error inside the array of commands, as a member reads them."""
     found = _ELEMENT.match(place)
     if found is None:
+        if not place and "length" in text:
+            text += f", got {len(_loose.decode(raw))}"
         return text, f"$.commands{place}"
     index = int(found.group(1))
     try:

@@ -20,6 +20,8 @@ from engine.types import OrderType, Side, TimeInForce
 BATCH_MAX: Final = 1_000
 #: Largest payload that is looked at, in bytes.
 PAYLOAD_MAX: Final = 256 * 1024
+#: Longest ``message_id``.
+MESSAGE_ID_MAX: Final = 36
 
 NOTHING: Final = msgspec.Raw(b"\x90")  #: an empty MessagePack array
 
@@ -34,7 +36,7 @@ class Inbound(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """
 
     v: Literal[1] = 1
-    message_id: Annotated[str, Meta(max_length=36)] = ""  #: echoed when the message as a whole is answered
+    message_id: Annotated[str, Meta(max_length=MESSAGE_ID_MAX)] = ""  #: echoed when the message as a whole is answered
     commands: msgspec.Raw = NOTHING
     resend_from: Annotated[int, Meta(ge=1, le=2**53)] | None = None  #: ask for reports from this number on
     open_orders: bool = False  #: ask for one's open orders

@@ -214,10 +214,13 @@ ORDER = ["new", "a-1", "CONT", 0, 10, 100]
         ({"commands": [["new", "a-1", "CONT"]]}, "$.commands[0]", "no side, no quantity"),
         ({"commands": [["new", "a-1", "CONT", 7, 1, 5]]}, "$.commands[0].side", "0 (BUY), 1 (SELL), got 7"),
         ({"commands": [["phase", "CONT", 0]]}, "$.commands[0].command", "got 'phase'"),
-        ({"commands": [ORDER] * (BATCH_MAX + 1)}, "$.commands", f"length <= {BATCH_MAX}"),
+        ({"commands": [ORDER] * (BATCH_MAX + 1)}, "$.commands", f"length <= {BATCH_MAX}, got {BATCH_MAX + 1}"),
         ({"commands": 5}, "$.commands", "Expected `array`, got `int`"),
-        ({"v": 2}, "$.v", "2"),
-        ({"resend_from": 0}, "$.resend_from", "Expected `int` >= 1"),
+        ({"v": 2}, "$.v", "Expected 1, got 2"),
+        ({"resend_from": 0}, "$.resend_from", "Expected `int` >= 1, got 0"),
+        ({"message_id": "x" * 37}, "$.message_id", "length <= 36, got 'xxx"),
+        ({}, "$", "Expected commands, resend_from or open_orders, got none of them"),
+        ({"commands": [], "open_orders": False}, "$", "got none of them"),
         ({"commands": [], "participant": "bravo"}, "$", "unknown field `participant`"),
         ([], "$", "Expected `object`, got `array`"),
         (b"", "$", "truncated"),
@@ -244,6 +247,51 @@ async def test_an_answer_to_a_bad_command_echoes_the_message_id():
     async with market() as m:
         m.bus.publish_as("alfa", msgpack.packb({"message_id": "m-7", "commands": [["new"]]}))
         assert m.errors("alfa")[0].message_id == "m-7"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"commands": []}, {"v": 2}, {"resend_from": 0}, {"open_orders": 1}, {"other": 1}, {"commands": [["new"]]}],
+)
+def test_an_answer_echoes_the_message_id_wherever_the_fault_is(wrong: dict[str, object]):
+    with pytest.raises(Refused) as refused:
+        decode(msgpack.packb({**wrong, "message_id": "m-8"}))
+    assert refused.value.answer.message_id == "m-8"
+
+
+@pytest.mark.parametrize(
+    ("keys", "repeated"),
+    [
+        (["commands", "commands"], "commands"),
+        (["v", "commands", "commands"], "commands"),
+        (["v", "commands", "v"], "v"),
+        (["message_id", "commands", "message_id"], "message_id"),
+        (["resend_from", "open_orders", "commands", "message_id", "v", "resend_from"], "resend_from"),
+        (["open_orders", "open_orders"], "open_orders"),
+    ],
+)
+@pytest.mark.parametrize("header", ["fixmap", "map16", "map32"])
+def test_a_key_that_comes_twice_is_refused_by_name(keys: list[str], repeated: str, header: str):
+    values = {"v": 1, "message_id": "m-9", "commands": [ORDER], "resend_from": 1, "open_orders": True}
+
+    def message(*names: str) -> bytes:
+        count = len(names)
+        start = {"fixmap": bytes([0x80 + count]), "map16": b"\xde\0" + bytes([count])}
+        return start.get(header, b"\xdf\0\0\0" + bytes([count])) + b"".join(
+            msgpack.packb(name) + msgpack.packb(values[name]) for name in names
+        )
+
+    assert decode(message(*dict.fromkeys(keys)))
+    with pytest.raises(Refused) as refused:
+        decode(message(*keys))
+    answer = refused.value.answer
+    assert (answer.place, answer.text) == (f"$.{repeated}", f"Expected each key once, got {repeated} 2 times")
+
+
+def test_a_key_spelt_two_ways_is_still_the_same_key():
+    commands = msgpack.packb([ORDER])
+    with pytest.raises(Refused, match="got commands 2 times"):
+        decode(b"\x82\xd9\x08commands" + commands + b"\xa8commands" + commands)
 
 
 async def test_an_oversized_message_is_refused_unread():
