@@ -91,6 +91,7 @@ from engine.matching.fastbook import FastBook
 from engine.matching.itayose import Equilibrium
 from engine.profiles import (
     AUCTION,
+    DAY,
     IMMEDIATE,
     OVERNIGHT,
     PROFILES,
@@ -105,6 +106,7 @@ from engine.tables import TICK_TABLES, LimitTable, TickTable
 from engine.trading import Trading
 from engine.types import (
     PRICE_MAX,
+    SIDES,
     CancelReason,
     OrderType,
     Phase,
@@ -312,7 +314,7 @@ class Engine(Trading):
         )
         self._identities.remember(member, command.client_order_id, command, WAITING_ORDER if waiting else ORDER, order)
         events.append(self._accepted(command, member, order, waiting, False))
-        if validity & ~(OVERNIGHT | IMMEDIATE | 1 << TimeInForce.DAY):
+        if validity & ~(OVERNIGHT | IMMEDIATE | DAY):
             instrument.bound.append(order)
         if options is not None:
             self._options[order] = options
@@ -535,7 +537,7 @@ class Engine(Trading):
             command.client_order_id,
             order,
             instrument.code,
-            Side(table.side(order)),
+            SIDES[table.side(order)],
             quantity,
             price,
             open_now,
@@ -902,7 +904,7 @@ class Engine(Trading):
             self._identities.members[table.participant(order_id)].name,
             table.client_order_id[order_id],
             instrument.code,
-            Side(table.side(order_id)),
+            SIDES[table.side(order_id)],
             table.price[order_id],
             table.quantity[order_id],
             self._whole(instrument, order_id) if table.is_open(order_id) else 0,

@@ -37,8 +37,8 @@ from engine.market import Instrument, Options
 from engine.matching import auction, continuous
 from engine.matching.book import BUY, GONE, GONE_WAITING, IN_BOOK, PARTICIPANT_SHIFT, SELL, WAITING, OrderTable
 from engine.matching.itayose import Equilibrium
-from engine.profiles import IMMEDIATE, TRADE
-from engine.types import CancelReason, OrderType, SelfTrade, Side, TimeInForce
+from engine.profiles import FOK, IMMEDIATE, TRADE
+from engine.types import SIDES, CancelReason, OrderType, SelfTrade
 
 _NO_OPTIONS: Final = Options()
 
@@ -81,7 +81,7 @@ class Trading:
         limit = table.price[order]
         wanted = table.open[order]
         validity = 1 << table.validity(order)
-        needed = wanted if validity & (1 << TimeInForce.FOK) else (options.minimum if options is not None else 0)
+        needed = wanted if validity & FOK else (options.minimum if options is not None else 0)
         if needed and self._reachable(instrument, order, limit, needed, mode, own) < needed:
             table.state[order] = GONE
             events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
@@ -292,7 +292,7 @@ class Trading:
             table.client_order_id[order],
             order,
             instrument.code,
-            Side(table.side(order)),
+            SIDES[table.side(order)],
             table.quantity[order],
             table.price[order],
             self._whole(instrument, order),
@@ -379,7 +379,7 @@ class Trading:
             table.client_order_id[order],
             order,
             instrument.code,
-            Side(table.side(order)),
+            SIDES[table.side(order)],
             table.price[order],
             displayed,
             before,
@@ -472,7 +472,7 @@ class Trading:
             table.client_order_id[order],
             order,
             instrument.code,
-            Side(table.side(order)),
+            SIDES[table.side(order)],
             table.price[order],
             table.open[order],
         )
@@ -504,7 +504,7 @@ class Trading:
             table.client_order_id[order],
             order,
             self._instruments[table.instrument(order)].code,
-            Side(table.side(order)),
+            SIDES[table.side(order)],
             table.price[order],
             table.open[order],
             reason,

@@ -22,6 +22,10 @@ class Side(IntEnum):
     SELL = 1
 
 
+#: By number: calling an enum takes ten times as long as looking it up.
+SIDES: Final = [Side.BUY, Side.SELL]
+
+
 class OrderType(IntEnum):
     """How an order is priced (market-rules 7)."""
 
