@@ -21,8 +21,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.commands import (
+    INSTRUMENT_PATTERN,
     PARTICIPANT_PATTERN,
-    InstrumentCode,
     LimitRow,
     ListInstrument,
     SetLimitTable,
@@ -42,6 +42,8 @@ NotNegative = Annotated[int, Meta(ge=0, le=2**40)]
 _TIME_OF_DAY: Final = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$"
 TimeOfDay = Annotated[str, Meta(pattern=_TIME_OF_DAY)]
 Member = Annotated[str, Meta(pattern=PARTICIPANT_PATTERN)]
+#: Stricter than on the wire, where the engine answers a malformed code: here it would answer once the exchange runs.
+Code = Annotated[str, Meta(pattern=INSTRUMENT_PATTERN)]
 
 PHASES: Final = {label: phase for phase, label in PHASE_LABELS.items()}
 
@@ -112,12 +114,13 @@ class Instruments(_Section, frozen=True):
     settlement_days: Annotated[int, Meta(ge=0, le=30)] = 2
     ledger: str = "embedded"
     units_outstanding: NotNegative = 0
+    rules: dict[str, int | str] = {}
 
 
 class Instrument(_Section, frozen=True):
     """One instrument. What it leaves out is taken from ``[instruments]``."""
 
-    instrument: InstrumentCode
+    instrument: Code
     profile: str | None = None
     reference_price: NotNegative | None = None
     lot: Positive | None = None
@@ -127,7 +130,7 @@ class Instrument(_Section, frozen=True):
     settlement_days: Annotated[int, Meta(ge=0, le=30)] | None = None
     ledger: str | None = None
     units_outstanding: NotNegative | None = None
-    rules: dict[str, int | str] = {}
+    rules: dict[str, int | str] | None = None
 
 
 class Limits(_Section, frozen=True):
@@ -366,6 +369,9 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                         raise ConfigError(f"{path.name}:{line}: Expected a whole number, got {text!r} - at {name}")
                 if "instrument" not in fields:
                     raise ConfigError(f"{path.name}:{line}: Expected an instrument code - at instrument")
+                if not re.fullmatch(INSTRUMENT_PATTERN, fields["instrument"]):
+                    expected = f"Expected `str` matching regex {INSTRUMENT_PATTERN!r}"
+                    raise ConfigError(f"{path.name}:{line}: {expected}, got {fields['instrument']!r} - at instrument")
                 yield f"{path.name}:{line}", fields
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"instruments.file: {error}") from error

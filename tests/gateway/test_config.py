@@ -41,6 +41,20 @@ def test_what_is_shown_reads_back_to_the_same():
     assert parse(to_toml(Config())) == Config()
 
 
+def test_rules_of_all_instruments_hold_for_each_that_names_none(tmp_path: Path):
+    text = """
+    [instruments]
+    rules = { self_trade = "none" }
+    [[instrument]]
+    instrument = "KDX-1"
+    [[instrument]]
+    instrument = "KDX-2"
+    rules = { break_new = 1 }
+    """
+    listed = settings.listings(parse(text), tmp_path)
+    assert [listing.rules for listing in listed] == [{"self_trade": "none"}, {"break_new": 1}]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
