@@ -156,4 +156,4 @@ def book(
         else:
             console.print(picture(found, depth))
 
-    run(work)
+    run(work, json)

@@ -22,6 +22,7 @@ from engine.commands import AmendOrder, CancelOrder, MassCancel
 from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
 from engine.types import Side, TimeInForce
 from gateway.bus.messages import Fill
+from gateway.cli.failure import leave
 from gateway.client import (
     Client,
     ClientError,
@@ -144,15 +145,14 @@ def show(event: Struct, json: bool) -> None:
         console.print(sentence(event), soft_wrap=True, markup=False)
 
 
-def run(work: Callable[[], Coroutine[Any, Any, int]]) -> None:
+def run(work: Callable[[], Coroutine[Any, Any, int]], json: bool) -> None:
     """Run a command to its exit code; what went wrong is one line with advice, not a trace."""
     try:
         code = asyncio.run(work())
     except KeyboardInterrupt:
         code = 130
     except (ClientError, PositionUnusable, ValueError) as error:
-        errors.print(f"dojima client: {error}", soft_wrap=True, markup=False, style="red")
-        code = 2
+        leave(str(error), 2, as_json=json, title="dojima client")
     raise typer.Exit(code)
 
 
@@ -207,7 +207,7 @@ def submit(
                 await follow(order, reports, json)
             return 0
 
-    run(work)
+    run(work, json)
 
 
 async def follow(order: Order, reports: Any, json: bool) -> None:
@@ -235,7 +235,7 @@ def cancel(
         async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             return await answer(client, CancelOrder(client.next_id(), order_id), json)
 
-    run(work)
+    run(work, json)
 
 
 @app.command()
@@ -256,7 +256,7 @@ def amend(
         async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
             return await answer(client, AmendOrder(client.next_id(), order_id, quantity, price), json)
 
-    run(work)
+    run(work, json)
 
 
 @app.command("mass-cancel")
@@ -277,7 +277,7 @@ def mass_cancel(
             wanted = None if side is None else Side[side.name]
             return await answer(client, MassCancel(client.next_id(), instrument, wanted), json)
 
-    run(work)
+    run(work, json)
 
 
 @app.command()
@@ -316,7 +316,7 @@ def orders(
         console.print(table)
         return 0
 
-    run(work)
+    run(work, json)
 
 
 def order_dict(order: Order) -> dict[str, Any]:
@@ -356,7 +356,7 @@ def reports(
                 show_report(await anext(stream), json)
         return 0
 
-    run(work)
+    run(work, json)
 
 
 @app.command()
@@ -378,7 +378,7 @@ def watch(
                 show_report(report, json)
         return 0
 
-    run(work)
+    run(work, json)
 
 
 def show_report(report: NumberedReport | Missed, json: bool) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
 
 from gateway import config as settings
+from gateway.cli.failure import leave
 from gateway.holidays import load_calendar
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check and create the settings of an exchange.")
@@ -45,12 +45,17 @@ instrument = "KDX-2107"
 """
 
 
-def _load(directory: Path, file: Path | None) -> settings.Config:
+def _load(directory: Path, file: Path | None, as_json: bool = False) -> settings.Config:
+    if file is None and not directory.is_dir():
+        _leave(f"Expected the directory of an exchange, found none at {directory} - at --dir", as_json)
     try:
         return settings.load(file) if file is not None else settings.load_directory(directory)
     except settings.ConfigError as error:
-        Console(stderr=True, highlight=False).print(f"[red]Settings:[/] {error}", soft_wrap=True)
-        raise typer.Exit(2) from error
+        _leave(str(error), as_json)
+
+
+def _leave(text: str, as_json: bool = False) -> NoReturn:
+    leave(text, 2, as_json=as_json, title="Settings")
 
 
 @config_app.command()
@@ -60,7 +65,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Print all settings in force, defaults included, in the form of the file itself."""
-    config = _load(directory, file)
+    config = _load(directory, file, as_json)
     typer.echo(msgspec.json.encode(config).decode() if as_json else settings.to_toml(config), nl=as_json)
 
 
@@ -72,13 +77,10 @@ def check(directory: Directory = Path(), file: File = None) -> None:
         listed = settings.listings(config, directory)
         openings = settings.openings(config, directory)
     except settings.ConfigError as error:
-        Console(stderr=True, highlight=False).print(f"[red]Settings:[/] {error}", soft_wrap=True)
-        raise typer.Exit(2) from error
+        _leave(str(error))
     profiles = sorted({listing.profile for listing in listed} - config.schedule.sessions.keys())
     if config.schedule.enabled and profiles:
-        text = f"Expected session times for profile {', '.join(profiles)} - at schedule.sessions"
-        Console(stderr=True, highlight=False).print(f"[red]Settings:[/] {text}", soft_wrap=True)
-        raise typer.Exit(2)
+        _leave(f"Expected session times for profile {', '.join(profiles)} - at schedule.sessions")
     calendar = load_calendar()
     typer.echo(
         f"ok: {len(listed)} instruments, {len(openings)} opening balances, "
@@ -94,8 +96,7 @@ def init(
     """Write a commented dojima.toml to start from."""
     path = directory / settings.CONFIG_NAME
     if path.exists() and not force:
-        Console(stderr=True, highlight=False).print(f"{path} is there already; --force replaces it", soft_wrap=True)
-        raise typer.Exit(2)
+        _leave(f"{path} is there already; --force replaces it")
     directory.mkdir(parents=True, exist_ok=True)
     path.write_text(TEMPLATE, encoding="utf-8")
     typer.echo(f"wrote {path}; now: dojima run --dir {directory}")

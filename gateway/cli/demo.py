@@ -21,10 +21,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from gateway.cli.failure import leave
 from gateway.demo.day import SESSIONS, SHOWN, Day, DemoFailed, Options, Summary
 
 #: Exit statuses: the checks agree; one does not; the day could not be played.
 AGREES, DIFFERS, FAILED = 0, 1, 2
+#: Ended by a signal, as a shell says it.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 _SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -58,16 +61,14 @@ def demo(
 
     Broker, exchange and firms are processes of their own. At the end the log is replayed, every report that a firm
     wrote down is compared with it, and exchange and ledger are reconciled. Exit status: 0 all agrees, 1 something does
-    not, 2 the day could not be played.
+    not, 2 the day could not be played, 130 ended by Ctrl-C, 143 by SIGTERM.
     """
     logging.getLogger("gateway.settlement").setLevel(logging.ERROR)  # its notices are in the summary
     console = Console(stderr=as_json, highlight=False)
-    errors = Console(stderr=True, highlight=False)
     try:
         crashes = [percent(text) for value in crash_at or [] for text in value.split(",")]
     except ValueError as error:
-        errors.print(f"dojima demo: {error}", style="red", markup=False)
-        raise typer.Exit(FAILED) from None
+        leave(str(error), FAILED, as_json=as_json, title="dojima demo")
     if directory is None:
         directory = Path(tempfile.mkdtemp(prefix="dojima-demo-"))
     options = Options(directory.absolute(), seed, seconds, crashes, broker, secrets, tokens)
@@ -75,11 +76,11 @@ def demo(
     try:
         summary = asyncio.run(play(options, console))
     except (DemoFailed, OSError, ValueError) as error:
-        errors.print(f"dojima demo: {error}", style="red", soft_wrap=True, markup=False)
-        raise typer.Exit(FAILED) from None
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        errors.print("dojima demo: ended before its time", style="yellow")
-        raise typer.Exit(130) from None
+        leave(str(error), FAILED, as_json=as_json, title="dojima demo")
+    except KeyboardInterrupt:
+        leave("ended before its time, by SIGINT", INTERRUPTED, as_json=as_json, title="dojima demo")
+    except asyncio.CancelledError:
+        leave("ended before its time, by SIGTERM", TERMINATED, as_json=as_json, title="dojima demo")
     if as_json:
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     else:

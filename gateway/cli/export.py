@@ -50,6 +50,7 @@ from engine.events import (
 from engine.faults import EngineFault, InvariantBroken
 from engine.log.replay import open_log, replay
 from engine.types import CancelReason, OrderType, Phase, Side, TimeInForce
+from gateway.cli.failure import leave
 
 DIFFERS: Final = 1
 USAGE: Final = 2
@@ -384,7 +385,7 @@ def export(
     if formats is None:
         formats = Format.BOTH if arrow else Format.CSV
     elif formats is not Format.CSV and not arrow:
-        _leave(errors, USAGE, f"Expected pyarrow for --format {formats.value}, found none. {ADVICE}", as_json)
+        leave(f"Expected pyarrow for --format {formats.value}, found none. {ADVICE}", USAGE, as_json=as_json)
     exporter: Exporter | None = None
     try:
         reader = open_log(log)
@@ -403,9 +404,9 @@ def export(
         if exporter is not None:
             exporter.discard()
         if isinstance(error, EngineFault):
-            _leave(errors, DIFFERS, f"{log}: {error}", as_json)
+            leave(f"{log}: {error}", DIFFERS, as_json=as_json)
         if isinstance(error, OSError):
-            _leave(errors, USAGE, str(error), as_json)
+            leave(str(error), USAGE, as_json=as_json)
         raise
     if as_json:
         tables = {
@@ -426,14 +427,6 @@ def export(
     console.print(shown)
     if not arrow:
         console.print(f"No Parquet: {ADVICE}.", style="yellow", soft_wrap=True)
-
-
-def _leave(errors: Console, code: int, text: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"error": {"what": text}}, ensure_ascii=False, indent=2))
-    else:
-        errors.print(text, style="red", soft_wrap=True)
-    raise typer.Exit(code)
 
 
 def _bar(errors: Console, *, disable: bool) -> Progress:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import sqlite3
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import msgspec
 import typer
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from gateway.cli.failure import leave
 from gateway.settlement.adapter import YEN, NotFound, State
 from gateway.settlement.database import WrongFile
 from gateway.settlement.outbox import Entry, Listed, Move, Outbox, Progress
@@ -46,7 +48,7 @@ def ledger(
 ) -> None:
     """Show balances, instructions by state, and a reconciliation that names any break.
 
-    Exit status 0 when exchange and ledger agree, 1 on a break, 2 when there is nothing to read.
+    Exit status 0 when exchange and ledger agree, 1 on a break, 2 when there is nothing that can be read.
     """
     console = Console(highlight=False)
     try:
@@ -59,19 +61,16 @@ def ledger(
             return
         picture = asyncio.run(_look(directory))
     except NotFound:
-        _fail(f"Expected the id of an instruction of {directory}, got {instruction!r}")
+        leave(f"Expected the id of an instruction of {directory}, got {instruction!r}", 2, as_json=as_json)
     except (FileNotFoundError, WrongFile) as error:
-        _fail(str(error))
+        leave(str(error), 2, as_json=as_json)
+    except sqlite3.Error as error:
+        leave(f"Expected a whole outbox and ledger in {directory}, got: {error}", 2, as_json=as_json)
     if as_json:
         print(msgspec.json.encode(_json(picture)).decode())
     else:
         _show(console, picture)
     raise typer.Exit(0 if picture.report.agrees else 1)
-
-
-def _fail(text: str) -> NoReturn:
-    Console(stderr=True, highlight=False).print(escape(text), style="red", soft_wrap=True)
-    raise typer.Exit(2)
 
 
 async def _find(directory: Path, ins_id: str) -> tuple[Entry, list[Move]]:

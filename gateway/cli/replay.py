@@ -25,12 +25,14 @@ from engine.faults import DigestMismatch, EngineFault, LogDamaged
 from engine.log.explain import OrderLife, Summary, date_text, price_text
 from engine.log.replay import ReplayResult, open_log
 from engine.log.replay import replay as replay_log
+from gateway.cli.failure import leave
 
 JAPAN: Final = timezone(timedelta(hours=9), "JST")
 
 AGREES: Final = 0
 DIFFERS: Final = 1
 USAGE: Final = 2
+NOT_REPLAYED: Final = "not replayed"
 
 
 def replay(
@@ -56,7 +58,7 @@ def replay(
     console = Console(highlight=False, markup=False)
     errors = Console(stderr=True, highlight=False, markup=False)
     summary = Summary()
-    life = _life(order)
+    life = _life(order, as_json)
 
     def on_events(sequence: int, time_ns: int, participant: str, command: Command, events: list[Event]) -> None:
         summary.fold(sequence, time_ns, participant, command, events)
@@ -77,17 +79,20 @@ def replay(
                 progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
     except OSError as error:
-        _leave(errors, USAGE, str(error), as_json)
+        leave(str(error), USAGE, as_json=as_json, verdict=NOT_REPLAYED)
     except EngineFault as error:
         fault = error
     applied = sum(summary.commands.values())
     if until is not None and result is not None and result.sequence < until:
-        _leave(errors, USAGE, f"Expected a sequence of at most {result.sequence}, got --until {until}", as_json)
+        text = f"Expected a sequence of at most {result.sequence}, got --until {until}"
+        leave(text, USAGE, as_json=as_json, verdict=NOT_REPLAYED)
     if life is not None and not life.found and fault is None:
-        _leave(errors, USAGE, _no_such_order(order, life, summary), as_json)
+        leave(_no_such_order(order, life, summary), USAGE, as_json=as_json, verdict=NOT_REPLAYED)
 
     if as_json:
         print(json.dumps(_as_dict(log, result, fault, summary, life, applied), ensure_ascii=False, indent=2))
+        if fault is not None:
+            errors.print(str(fault), style="red", soft_wrap=True)
     else:
         if life is None:
             _print_summary(console, summary)
@@ -98,17 +103,16 @@ def replay(
         raise typer.Exit(DIFFERS)
 
 
-def _life(order: str) -> OrderLife | None:
+def _life(order: str, as_json: bool) -> OrderLife | None:
     if not order:
         return None
     participant, slash, client_order_id = order.partition("/")
     if slash and participant and client_order_id:
         return OrderLife(participant, client_order_id)
-    if order.isdecimal() and int(order):
-        return OrderLife(order_id=int(order))
-    raise typer.BadParameter(
-        f"Expected PARTICIPANT/CLIENT_ORDER_ID or an order number, got {order!r}", param_hint="--order"
-    )
+    if not (order.isdecimal() and int(order)):
+        text = f"Expected PARTICIPANT/CLIENT_ORDER_ID or an order number, got {order!r} - at --order"
+        leave(text, USAGE, as_json=as_json, verdict=NOT_REPLAYED)
+    return OrderLife(order_id=int(order))
 
 
 def _no_such_order(order: str, life: OrderLife, summary: Summary) -> str:
@@ -121,14 +125,6 @@ def _no_such_order(order: str, life: OrderLife, summary: Summary) -> str:
     return (
         f"{life.participant} sent no order {life.client_order_id} (but for instance {', '.join(life.seen) or 'none'})"
     )
-
-
-def _leave(errors: Console, code: int, text: str, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"verdict": "not replayed", "error": {"what": text}}, ensure_ascii=False, indent=2))
-    else:
-        errors.print(text, style="red")
-    raise typer.Exit(code)
 
 
 def _bar(errors: Console, *, disable: bool) -> Progress:

@@ -24,6 +24,7 @@ from engine.faults import EngineFault
 from engine.log import DirectoryInUse
 from gateway import config as settings
 from gateway.bus.embedded import BrokerFailed
+from gateway.cli.failure import leave
 from gateway.exchange import Stopped
 from gateway.service import serve
 from gateway.settlement import OutboxFault
@@ -55,14 +56,13 @@ def run(
     start replays the log, and members ask again for what they missed.
 
     Exit status: 0 ended as asked, 2 wrong settings, 3 another exchange runs in the directory, 4 a fault, which
-    the text on standard error explains.
+    the text on standard error explains, and under --json the last line on standard output ("event": "failed") too.
     """
     logging.basicConfig(
         level=logging.INFO if verbose else logging.WARNING,
         format="%(asctime)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    errors = Console(stderr=True, highlight=False)
     try:
         loaded = settings.load(config) if config is not None else settings.load_directory(directory)
         if broker is not None:
@@ -71,15 +71,12 @@ def run(
         with _Aside(_say_json if as_json else _Screen()) as say, asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(serve(directory, loaded, say=say, until_done=until_done))
     except settings.ConfigError as error:
-        errors.print(f"[red]Settings:[/] {error}", soft_wrap=True, markup=True)
-        raise typer.Exit(WRONG_SETTINGS) from error
+        leave(str(error), WRONG_SETTINGS, as_json=as_json, title="Settings", event="failed")
     except DirectoryInUse as error:
-        errors.print(f"[red]In use:[/] {error}", soft_wrap=True)
-        raise typer.Exit(IN_USE) from error
+        leave(str(error), IN_USE, as_json=as_json, title="In use", event="failed")
     except (EngineFault, OutboxFault, WrongFile, CommitUnknown, sqlite3.Error, BrokerFailed, Stopped, OSError) as error:
         logging.getLogger("dojima").debug("stopped by a fault", exc_info=error)
-        errors.print(f"[red]Stopped:[/] {error}", soft_wrap=True)
-        raise typer.Exit(FAULT) from error
+        leave(str(error), FAULT, as_json=as_json, title="Stopped", event="failed")
 
 
 def _loop_factory() -> Any:

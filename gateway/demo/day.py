@@ -31,6 +31,7 @@ from engine.faults import EngineFault
 from engine.log import LOG_NAME
 from engine.log.replay import replay
 from gateway import config as settings
+from gateway.bus import link
 from gateway.bus.client import Address
 from gateway.bus.embedded import EXCHANGE_LOGIN, EmbeddedBroker
 from gateway.client import Client, ClientError, LiveBook
@@ -63,6 +64,8 @@ SETTLEMENT_DATES: Final = 3  #: the trading day, T+1 and T+2
 SHOWN: Final = 4
 #: Ends of the exchange by its own will, one after the other, after which it is not started again.
 FAILURES_MAX: Final = 3
+#: Seconds in which a broker that runs already answers.
+KNOCK_MAX: Final = 10
 _JST_NS: Final = 9 * 3600 * 1_000_000_000
 
 
@@ -180,6 +183,8 @@ class Day:
                 address = msgspec.structs.replace(address, user=EXCHANGE_LOGIN)
             if not address.password:
                 address = msgspec.structs.replace(address, password=self._password(address.user))
+            if options.broker:
+                await self._knock(address)
             self.tell("broker", url=url if not options.broker else str(address))
             members_url = str(msgspec.structs.replace(address, user="", password=""))
             self.stage = "starting the firms"
@@ -232,6 +237,20 @@ class Day:
         finally:
             await settlement.close()
         self.tell("prepared", directory=str(directory), tokens=len(self.tokens), firms=list(FIRMS))
+
+    async def _knock(self, address: Address) -> None:
+        """A broker of somebody else's: better one word now than nine processes that look for it for a minute."""
+        try:
+            url = str(msgspec.structs.replace(address, user=""))
+            async with asyncio.timeout(KNOCK_MAX), link.connect(url, address.user, address.password):
+                pass
+        except TimeoutError:
+            raise DemoFailed(f"Expected a broker at {address}, got no answer within {KNOCK_MAX} s") from None
+        except (link.LinkDown, link.LinkRefused) as error:
+            raise DemoFailed(
+                f"Expected a broker that lets {address.user!r} in, got: {error}. Is it running, and does --secrets "
+                f"name the directory with the passwords? Without --broker the demo starts one of its own"
+            ) from None
 
     def _password(self, login: str) -> str:
         if self.options.secrets is None:

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
+from enum import Enum, IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -40,7 +40,7 @@ from gateway.settlement.adapter import (
     State,
     way,
 )
-from gateway.settlement.database import Database
+from gateway.settlement.database import Database, WrongFile
 from gateway.settlement.instructions import from_trade
 
 APPLICATION: Final = "dojima settlement outbox 1"
@@ -291,7 +291,7 @@ class Outbox:
         """Instructions by ledger and state."""
         return await self._database.read(
             lambda file: {
-                (ledger, State(state)): count
+                (ledger, _known(State, state)): count
                 for ledger, state, count in file.execute(
                     "SELECT ledger, state, count(*) FROM instructions GROUP BY ledger, state ORDER BY ledger, state"
                 )
@@ -337,7 +337,9 @@ class Outbox:
                 " ORDER BY rowid",
                 (entries[0].number,),
             )
-            return entries[0], [Move(State(before), State(after), *rest) for before, after, *rest in moves]
+            return entries[0], [
+                Move(_known(State, before), _known(State, after), *rest) for before, after, *rest in moves
+            ]
 
         return await self._database.read(find)
 
@@ -349,14 +351,26 @@ _COLUMNS: Final = (
 )
 
 
+_E = TypeVar("_E", bound=Enum)
+
+
 def back_off(attempts: int) -> int:
     """Nanoseconds to wait after so many attempts without success: 1, 2, 4 … 64 seconds."""
     return min(BACK_OFF_FIRST << min(attempts, 32), BACK_OFF_MAX)
 
 
+def _known(kind: type[_E], value: object) -> _E:
+    """A value of the file as what it means. Raises WrongFile: another version wrote it, or somebody else."""
+    try:
+        return kind(value)
+    except ValueError:
+        expected = ", ".join(str(each.value) for each in kind)
+        raise WrongFile(f"Expected one of {expected} as {kind.__name__}, got {value!r} - in the outbox") from None
+
+
 def _entries(file: sqlite3.Connection, where: str, values: Sequence[object] = ()) -> list[Entry]:
     return [
-        Entry(number, _decode(content), ledger, State(state), OnLedger(on_ledger), *rest)
+        Entry(number, _decode(content), ledger, _known(State, state), _known(OnLedger, on_ledger), *rest)
         for number, content, ledger, state, on_ledger, *rest in file.execute(
             f"SELECT {_COLUMNS} FROM instructions {where}", values
         )

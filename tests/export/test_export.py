@@ -221,7 +221,7 @@ def test_a_damaged_log_gives_no_tables_and_keeps_those_there_were(day: Path, tmp
 def test_a_log_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     answer = run(tmp_path / "nowhere", "--out", tmp_path / "out", "--json")
     assert answer.exit_code == 2
-    assert "Expected an order log" in json.loads(answer.output)["error"]["what"]
+    assert "Expected an order log" in json.loads(answer.stdout)["error"]["what"]
 
 
 def test_orders_still_open_come_last_with_what_is_left(tmp_path: Path) -> None:

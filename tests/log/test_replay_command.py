@@ -24,8 +24,11 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def told(*arguments: object) -> tuple[int, dict]:  # type: ignore[type-arg]
-    status, output = run(*arguments, "--json")
-    return status, json.loads(output)
+    result = CliRunner().invoke(app, [str(argument) for argument in (*arguments, "--json")])
+    found = json.loads(result.stdout)
+    if "error" in found:
+        assert found["error"]["what"] in " ".join(result.stderr.split())
+    return result.exit_code, found
 
 
 @pytest.fixture

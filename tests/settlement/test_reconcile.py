@@ -285,6 +285,20 @@ async def test_the_command_ends_with_2_where_there_is_nothing_to_read(directory:
     assert "nonsense" in text
 
 
+@pytest.mark.parametrize(
+    ("table", "column"), [("instructions", "state"), ("instructions", "on_ledger"), ("moves", "after")]
+)
+async def test_the_command_names_a_state_it_does_not_know(directory: Path, table: str, column: str) -> None:
+    file = sqlite3.connect(directory / OUTBOX_FILE, isolation_level=None)
+    file.execute(f"UPDATE {table} SET {column} = 77")
+    file.close()
+    which = ["--instruction", ID] if table == "moves" else []
+    code, text = run_beside(directory, *which)
+    assert code == 2
+    expected = "0, 1, 2 as OnLedger, got 77" if column == "on_ledger" else "EXPIRED as State, got '77'"
+    assert f"{expected} - in the outbox" in text
+
+
 async def test_the_command_changes_nothing(directory: Path) -> None:
     def files() -> list[bytes]:
         return [(directory / name).read_bytes() for name in (OUTBOX_FILE, LEDGER_FILE)]
