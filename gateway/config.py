@@ -39,9 +39,9 @@ PASSWORD_VARIABLE: Final = "DOJIMA_BROKER_PASSWORD"
 
 Positive = Annotated[int, Meta(ge=1, le=2**40)]
 NotNegative = Annotated[int, Meta(ge=0, le=2**40)]
-_TIME_OF_DAY: Final = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?$"
+_TIME_OF_DAY: Final = r"^([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?\Z"  # \Z: $ would let a newline follow
 TimeOfDay = Annotated[str, Meta(pattern=_TIME_OF_DAY)]
-Member = Annotated[str, Meta(pattern=PARTICIPANT_PATTERN)]
+Member = Annotated[str, Meta(pattern=PARTICIPANT_PATTERN.replace("$", r"\Z"))]
 #: Stricter than on the wire, where the engine answers a malformed code: here it would answer once the exchange runs.
 Code = Annotated[str, Meta(pattern=INSTRUMENT_PATTERN)]
 
@@ -93,7 +93,7 @@ class Schedule(_Section, frozen=True):
     """Session times of each profile. START's own are not published: these are assumptions (market-rules 2)."""
 
     enabled: bool = True  #: false: an operator moves the phases
-    utc_offset: Annotated[str, Meta(pattern=r"^[+-]([01]\d|2[0-3]):[0-5]\d$")] = "+09:00"  #: Japan has no summer time
+    utc_offset: Annotated[str, Meta(pattern=r"^[+-]([01]\d|2[0-3]):[0-5]\d\Z")] = "+09:00"  #: Japan has no summer time
     day_start: TimeOfDay = "00:00:00"  #: when a business day begins: tables become effective, base prices are fixed
     open_days: NotNegative = 0  #: trading days of this market on which books open; later ones only settle; 0: all
     days: NotNegative = 0  #: trading days of this market in all; 0: no end
@@ -142,6 +142,7 @@ class Limits(_Section, frozen=True):
     member_waiting_bytes: Positive = 8 * 1024 * 1024
     member_rate: Positive = 50_000  #: commands a second on average (a message without commands counts as one)
     member_burst: Positive = 100_000
+    member_mass_cancel: Positive = 100  #: what a mass cancel takes of that rate: it walks over all open orders
     member_questions: Positive = 20  #: questions a second (resend_from, open_orders), each of which walks far
     members: Positive = 1_000  #: how many different members are served when ``members`` is "any"
     batch_commands: Positive = 16_384  #: most commands in one record of the log
@@ -168,7 +169,7 @@ class Settlement(_Section, frozen=True):
 
 
 class Config(_Section, frozen=True):
-    market: Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,12}$")] = (
+    market: Annotated[str, Meta(pattern=r"^[A-Z0-9]{1,12}\Z")] = (
         "DOJIMA"  #: never changes: it is part of every instruction's id
     )
     members: Literal["any"] | list[Member] = "any"  #: "any": whoever the broker lets in

@@ -23,6 +23,7 @@ from engine.commands import (
     Command,
     ExchangeCommand,
     ListInstrument,
+    MassCancel,
     SetCalendar,
     SetLimitTable,
     SetTickTable,
@@ -56,6 +57,8 @@ STATUS_EVERY: Final = 10
 FULL_RETRY_MS: Final = 200
 #: Bytes of log between two words about the progress of a replay.
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
+#: What a member is told to wait when its old reports could not be read.
+DERIVE_RETRY_MS: Final = 1_000
 #: Old reports derived from the log at the same time, in all.
 DERIVING_MAX: Final = 2
 
@@ -64,7 +67,7 @@ Say = Callable[..., None]
 Derive = Callable[[str, int, int], Awaitable[list[bytes]]]
 """(participant, first, count): messages with old reports."""
 
-_is_participant: Final = re.compile(PARTICIPANT_PATTERN).match
+_is_participant: Final = re.compile(PARTICIPANT_PATTERN).fullmatch  # match lets "alfa\n" through
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -164,6 +167,10 @@ class Exchange:
             nbytes=limits.waiting_bytes,
             member_commands=limits.member_waiting_commands,
             member_nbytes=limits.member_waiting_bytes,
+        )
+        self._mass_cancel = limits.member_mass_cancel - 1  # beyond what any command costs
+        self._rate = (
+            f"at most {limits.member_rate} commands a second (a mass cancel counts as {limits.member_mass_cancel})"
         )
         self._deriving = asyncio.Semaphore(DERIVING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -397,7 +404,7 @@ class Exchange:
         now = self.clock.monotonic_ns()
         wait = sender.bucket.take(1, now)
         if wait:
-            self._throttle(delivery, f"at most {self.config.limits.member_rate} commands a second", wait)
+            self._throttle(delivery, self._rate, wait)
             return
         try:
             request = codec.decode(payload)
@@ -406,10 +413,13 @@ class Exchange:
             self._refuse(delivery, refused.answer)
             return
         count = len(request.commands)
-        if count > 1:
-            wait = sender.bucket.take(count - 1, now)
+        cost = count
+        if b"mass_cancel" in payload:  # rare, so that the others need not be looked at one by one
+            cost += self._mass_cancel * sum(isinstance(command, MassCancel) for command in request.commands)
+        if cost > 1:
+            wait = sender.bucket.take(cost - 1, now)
             if wait:
-                self._throttle(delivery, f"at most {self.config.limits.member_rate} commands a second", wait)
+                self._throttle(delivery, self._rate, wait)
                 return
         questions = request.open_orders + (request.resend_from is not None)
         if questions:
@@ -510,11 +520,11 @@ class Exchange:
             self.bus.send(participant, _encode(answer))
             return
         sender.deriving = True
-        task = asyncio.create_task(self._resend_old(participant, sender, first, count))
+        task = asyncio.create_task(self._resend_old(participant, sender, first, count, message_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _resend_old(self, participant: str, sender: _Sender, first: int, count: int) -> None:
+    async def _resend_old(self, participant: str, sender: _Sender, first: int, count: int, message_id: str) -> None:
         try:
             async with self._deriving:
                 messages = await self._derive(participant, first, count)
@@ -522,6 +532,9 @@ class Exchange:
         except Exception:
             # The member asks again; the exchange itself has lost nothing.
             logger.exception("reports of %s from %d on could not be derived from the log", participant, first)
+            text = f"Expected to read the reports from {first} on in the log, which failed; ask again"
+            answer = MessageError("THROTTLED", text, "$.resend_from", message_id, retry_after_ms=DERIVE_RETRY_MS)
+            self.bus.send(participant, _encode(answer))
         finally:
             sender.deriving = False
 

@@ -62,7 +62,7 @@ _TIME_MAX: Final = 2**63 - 1
 _Groups = list[
     tuple[
         Annotated[int, Meta(ge=1, le=_TIME_MAX)],
-        Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,16}$")],
+        Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,16}\Z")],
         list[Command],
     ]
 ]

@@ -48,6 +48,8 @@ BACK_OFF_MAX: Final = 5.0
 ANSWER_MAX: Final = 20.0
 #: Seconds for the last words to leave.
 LEAVE_MAX: Final = 3.0
+#: What brokers answer to a login they do not know or let in: MQTT 3.1.1, then MQTT 5.
+LOGIN_REFUSED: Final = frozenset({4, 5, 0x86, 0x87})
 #: Seconds of silence after which either side may take the other for dead.
 KEEP_ALIVE: Final = 60
 #: Topics whose sender, or whose bytes, are remembered: members' and instruments' own, so more are only in the way.
@@ -210,6 +212,8 @@ class _Connection(asyncio.Protocol):
             raise mqtt.ProtocolError(f"Expected CONNACK first, got a packet of kind {kind}")
         answer = mqtt.read_connack(body, self._version)
         if answer.code:
+            if answer.code in LOGIN_REFUSED:
+                self._bus.login_refused(answer.text)
             self.end(f"it refuses the connection: {answer.text}")
             return
         if not answer.qos_1 or not answer.retain:
@@ -309,6 +313,7 @@ class MqttBus:
         self._ca_file = ca_file
         self._alarm_bytes = alarm_bytes
         self._alarmed = False
+        self._login_refused = False
         self._discarded = 0
         self._connection: _Connection | None = None  # the one that is open
         self._senders: dict[bytes, str] = {}  # by topic
@@ -357,6 +362,7 @@ class MqttBus:
                 raise _Lost(f"this login may not read {topics.ALL_IN}: see deploy/mosquitto/acl")
             logger.info("connected to broker %s", self.address)
             self._back_off = BACK_OFF_FIRST
+            self._login_refused = False
             door.connected()
             await asyncio.wait((connection.ended, closing), return_when=asyncio.FIRST_COMPLETED)
             if connection.ended.done():
@@ -413,6 +419,16 @@ class MqttBus:
             self._senders.clear()
         sender = self._senders[topic] = name if name.startswith("$") else topics.participant_of(name)
         return sender
+
+    def login_refused(self, why: str) -> None:
+        """Trying again is all that can be done here, but a person has to know: once, not at every attempt."""
+        if not self._login_refused:
+            self._login_refused = True
+            self.alarm(
+                f"broker {self.address} does not let the exchange in as {self.address.user!r}: {why}. Its password "
+                "belongs into the file named by broker.password_file, or into DOJIMA_BROKER_PASSWORD; start again with "
+                "the right one. Until then it is tried again"
+            )
 
     def alarm(self, text: str) -> None:
         if self._door is not None:

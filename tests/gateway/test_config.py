@@ -15,6 +15,21 @@ from gateway.settlement import YEN
 runner = CliRunner()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'members = ["alfa\\n"]',
+        'market = "DOJIMA\\n"',
+        '[schedule]\nutc_offset = "+09:00\\n"',
+        '[schedule]\nday_start = "00:00:00\\n"',
+        '[schedule.sessions]\nSTART = [["09:00\\n", "PreOpen"]]',
+    ],
+)
+def test_a_newline_behind_a_value_is_no_part_of_it(text: str):
+    with pytest.raises(ConfigError, match="Expected"):
+        parse(text)
+
+
 def test_no_settings_are_settings():
     assert parse("") == Config()
     assert Config().broker.url == "embedded://"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.commands import CancelOrder, NewOrder
+from engine.commands import CancelOrder, MassCancel, NewOrder
 from engine.events import Accepted, Cancelled, Rejected
 from engine.faults import LogFailed
 from engine.log import MemoryStorage, encode_commands
@@ -418,6 +418,41 @@ async def test_a_member_beyond_its_rate_is_told_when_to_come_back():
         m.clock.machine_ns += errors[0].retry_after_ms * 1_000_000
         m.send("alfa", buy("a-5", 100, 1))
         await m.until_reports("alfa", 6)
+
+
+async def test_a_mass_cancel_takes_more_of_the_rate_than_an_order():
+    async with market(text="[limits]\nmember_rate = 10\nmember_burst = 12\nmember_mass_cancel = 10\n") as m:
+        m.send("alfa", MassCancel("c-1"))
+        for index in range(3):
+            m.send("alfa", buy(f"mass_cancel-{index}", 100, 1))
+        await m.until_reports("alfa", 3)
+        (error,) = m.errors("alfa")
+        assert error.code == "THROTTLED"
+        assert "a mass cancel counts as 10" in error.text
+
+
+async def test_a_failure_to_read_old_reports_is_answered():
+    async def fail(participant: str, first: int, count: int) -> list[bytes]:
+        raise RuntimeError("no disk")
+
+    async with market(text="[reports]\nwindow = 1\n") as m:
+        m.exchange._derive = fail
+        m.send("alfa", *(buy(f"a-{index}", 100, 1) for index in range(3)))
+        await m.until_reports("alfa", 3)
+        for question in (1, 2):  # a failure does not keep the next question out
+            m.send("alfa", resend_from=1, message_id=f"q-{question}")
+            await m.until(lambda: len(m.errors("alfa")) == question)  # noqa: B023
+            error = m.errors("alfa")[-1]
+            assert (error.code, error.place, error.message_id) == ("THROTTLED", "$.resend_from", f"q-{question}")
+            assert error.retry_after_ms > 0
+            assert "ask again" in error.text
+
+
+async def test_a_name_with_a_newline_behind_it_is_no_member():
+    async with market() as m:
+        m.send("alfa\n", buy("a-1", 100, 1))
+        assert m.exchange.counters.unknown_member == 1
+        assert not m.bus.unacknowledged
 
 
 async def test_questions_have_a_rate_of_their_own_because_each_walks_far():

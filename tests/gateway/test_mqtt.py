@@ -408,6 +408,33 @@ async def test_a_message_larger_than_the_broker_takes_raises_an_alarm():
         assert "takes 100" in door.alarms[0]
 
 
+@pytest.mark.parametrize(("protocol", "connack"), [("3.1.1", b"\x20\x02\x00\x05"), ("5", b"\x20\x03\x00\x86\x00")])
+async def test_a_refused_login_raises_one_alarm_that_says_where_the_password_belongs(
+    protocol: Literal["3.1.1", "5"], connack: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("gateway.bus.client.BACK_OFF_FIRST", 0.001)
+    refused = asyncio.Event()
+
+    async def refuse(script: Script) -> None:
+        await script.packet()
+        script.writer.write(connack)
+
+    async def refuse_again(script: Script) -> None:
+        await refuse(script)
+        refused.set()
+
+    async def session(script: Script) -> None:
+        await script.welcome(b"\x20\x03\x00\x00\x00" if protocol == "5" else b"\x20\x02\x00\x00")
+
+    async with broker(refuse, refuse_again, session, protocol=protocol) as (_, door, _task):
+        await door.until(lambda: door.times_open == 1)
+        assert refused.is_set()
+        (alarm,) = door.alarms
+        for said in ("'exchange'", "broker.password_file", "DOJIMA_BROKER_PASSWORD"):
+            assert said in alarm
+        assert ":x@" not in alarm
+
+
 async def test_a_message_that_the_broker_refuses_raises_one_alarm():
     async def session(script: Script) -> None:
         await script.welcome(b"\x20\x03\x00\x00\x00")

@@ -31,6 +31,7 @@ from engine.log import (
     encode_commands,
 )
 from engine.log.log import _WINDOW as WINDOW
+from engine.log.log import _decode_groups as decode_groups
 from engine.types import Phase, Side
 from tests.log.faulty import FaultyDisk
 
@@ -110,6 +111,13 @@ def test_a_group_of_any_size_and_any_array_encoding_is_counted_right(storage: St
     assert len(contents(storage)) == 34
 
 
+def test_a_sender_is_read_back_only_as_it_could_have_been_written() -> None:
+    for sender in ("alpha\n", "Alpha"):
+        with pytest.raises(msgspec.ValidationError):
+            decode_groups(msgspec.msgpack.encode([(200, sender, [order("a-4")])]))
+    assert decode_groups(msgspec.msgpack.encode([(200, "alpha", [order("a-4")])]))
+
+
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
@@ -122,6 +130,7 @@ def test_a_group_of_any_size_and_any_array_encoding_is_counted_right(storage: St
         ),
         ([(200, "Alpha", raw(order("a-4")))], "Expected a participant"),
         ([(200, "a" * 17, raw(order("a-4")))], "Expected a participant"),
+        ([(200, "alpha\n", raw(order("a-4")))], "Expected a participant"),
         ([(200, "alpha", b"\x81\x01\x02")], "Expected a MessagePack array of commands"),
         ([(200, "alpha", b"")], "Expected a MessagePack array of commands"),
     ],
