@@ -45,22 +45,30 @@ class DatedTables:
 
     def rows(self, name: str, day: int) -> list[tuple[int, int]] | None:
         """What holds on ``day``: the version effective last, of equal ones the latest arrival. None: nothing yet."""
-        found: list[tuple[int, int]] | None = None
+        current = self._version(name, day)
+        return current[1] if current is not None else None
+
+    def _version(self, name: str, day: int) -> tuple[int, list[tuple[int, int]]] | None:
+        """What holds on ``day``, with the day since when."""
+        found: tuple[int, list[tuple[int, int]]] | None = None
         since = 0
         for effective, rows in self._versions.get(name, []):
             from_day = effective or day
             if since <= from_day <= day:
-                found = rows
+                found = from_day, rows
                 since = from_day
         return found
 
     def start(self, day: int) -> None:
-        """Begin ``day``: what had no date is now dated, and what it replaces is forgotten."""
+        """Begin ``day``: what had no date is now dated, and what it replaces is forgotten.
+
+        What holds keeps its date: a version that arrives later and holds from an earlier day does not replace it.
+        """
         for name, versions in self._versions.items():
-            current = self.rows(name, day)
+            current = self._version(name, day)
             kept = [version for version in versions if version[0] > day]
             if current is not None:
-                kept.insert(0, (1, current))
+                kept.insert(0, current)
             self._versions[name] = kept
 
     def key(self) -> list[object]:

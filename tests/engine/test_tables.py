@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.reference_data import DatedTables
 from engine.tables import LIMIT_TABLES, SPECIAL_QUOTE_TABLES, TICK_TABLES, LimitTable, TickTable
 
 ONE = TickTable(TICK_TABLES["one"])
@@ -172,3 +173,49 @@ def test_a_limit_table_that_is_not_closed_or_not_ascending_is_refused(rows: list
     with pytest.raises(ValueError, match="Expected") as error:
         LimitTable(rows)
     assert text in str(error.value)
+
+
+# --- versions by date ------------------------------------------------------------------------------------------------
+
+
+def dated(*versions: tuple[int, int]) -> DatedTables:
+    """Versions of one table as (effective, tick), in the order of arrival."""
+    tables = DatedTables({})
+    for effective, tick in versions:
+        tables.add("table", effective, [(0, tick)])
+    return tables
+
+
+@pytest.mark.parametrize("since", [20261124, 0])
+def test_a_table_that_arrives_late_for_an_earlier_day_does_not_replace_the_one_that_holds(since: int) -> None:
+    tables = dated((20261101, 1), (since, 2))
+    tables.start(20261124)
+    tables.add("table", 20261120, [(0, 3)])
+
+    assert tables.rows("table", 20261125) == [(0, 2)]
+    tables.start(20261125)
+    assert tables.rows("table", 20261126) == [(0, 2)]
+
+
+@pytest.mark.parametrize("since", [20261124, 20261125, 0])
+def test_a_table_that_arrives_late_for_the_same_day_or_a_later_one_replaces_it(since: int) -> None:
+    tables = dated((20261101, 1), (20261124, 2))
+    tables.start(20261124)
+    tables.add("table", since, [(0, 3)])
+
+    assert tables.rows("table", 20261125) == [(0, 3)]
+
+
+def test_a_day_forgets_what_can_never_hold_again_and_keeps_what_is_to_come() -> None:
+    tables = dated((20261101, 1), (20261124, 2), (20261201, 3))
+    tables.start(20261124)
+
+    assert tables.key() == [["table", [(20261124, [(0, 2)]), (20261201, [(0, 3)])]]]
+
+
+def test_a_shipped_table_gives_way_to_one_of_any_date() -> None:
+    tables = DatedTables({"table": [(0, 1)]})
+    tables.start(20261124)
+    tables.add("table", 20261101, [(0, 2)])
+
+    assert tables.rows("table", 20261125) == [(0, 2)]
