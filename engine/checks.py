@@ -158,6 +158,19 @@ def check_uncrossed(instrument: Instrument) -> Refusal | None:
     return None
 
 
+def check_words(command: NewOrder) -> Refusal | None:
+    """Whether side, type, validity and mode are such. The decoder takes no others; a caller of the library may."""
+    side: int = command.side
+    order_type: int = command.order_type
+    validity: int = command.time_in_force
+    mode: int = command.self_trade
+    if 0 <= side <= 1 and 0 <= order_type <= 4 and 0 <= validity <= 7 and 0 <= mode <= 6:
+        return None
+    words = (("side", side, 1), ("order_type", order_type, 4), ("time_in_force", validity, 7), ("self_trade", mode, 6))
+    name, value, last = next(word for word in words if not 0 <= word[1] <= word[2])
+    return Refusal(Reason.NOT_OFFERED, f"Expected a {name} from 0 to {last}, got {number(value)} - at `$.{name}`")
+
+
 def check_offered(command: NewOrder, instrument: Instrument, validity: int) -> Refusal | None:
     """Whether the instrument has such orders at all."""
     rules = instrument.rules
@@ -196,6 +209,14 @@ def check_quantity(quantity: int, instrument: Instrument) -> Refusal | None:
     return None
 
 
+def worst_price(price: int, instrument: Instrument) -> int:
+    """The most that a unit may cost in any trade of an order: no buyer pays more than its own limit.
+
+    Two orders without a limit can trade at any price that somebody else names.
+    """
+    return max(price, instrument.upper) or PRICE_MAX
+
+
 def check_price(price: int, quantity: int, market: bool, instrument: Instrument) -> Refusal | None:
     """Price, tick, limits and value of an order. What it may be worth is bounded at the worst price it can get."""
     if market:
@@ -214,10 +235,23 @@ def check_price(price: int, quantity: int, market: bool, instrument: Instrument)
         if instrument.upper and price > instrument.upper:
             text = f"Expected a price not above the day's limit {instrument.upper}, got {price} - at `$.price`"
             return Refusal(Reason.ABOVE_LIMIT, text)
-    worst = max(price, instrument.upper)
+    worst = worst_price(price, instrument)
     if worst * quantity >= VALUE_MAX:
         text = f"Expected price times quantity below {VALUE_MAX}, got {quantity} at up to {worst} - at `$.quantity`"
         return Refusal(Reason.VALUE_TOO_LARGE, text)
+    return None
+
+
+#: Most mass cancels of one member that may wait for a book: each is compared with each of the member's orders.
+DEFERRED_MAX: Final = 100
+
+
+def check_deferred(instruments: list[Instrument], participant: int) -> Refusal | None:
+    """Whether one more mass cancel may wait for those of ``instruments`` that are in a non-cancel period."""
+    for instrument in instruments:
+        if not instrument.phase_rules.cancel and instrument.deferred_by.get(participant, 0) >= DEFERRED_MAX:
+            text = f"Expected at most {DEFERRED_MAX} mass cancels to wait for {instrument.code}, which is in"
+            return Refusal(Reason.WRONG_PHASE, f"{text} {instrument.phase.label}, got one more")
     return None
 
 

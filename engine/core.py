@@ -27,11 +27,13 @@ from engine.checks import (
     PEAKS_MAX,
     Refusal,
     beyond_limits,
+    check_deferred,
     check_offered,
     check_options,
     check_price,
     check_quantity,
     check_uncrossed,
+    check_words,
     is_account,
     is_code,
     is_id,
@@ -43,6 +45,7 @@ from engine.checks import (
     plain,
     suspended,
     unknown_instrument,
+    worst_price,
     wrong_phase,
 )
 from engine.commands import (
@@ -107,6 +110,7 @@ from engine.trading import Trading
 from engine.types import (
     PRICE_MAX,
     SIDES,
+    VALUE_MAX,
     CancelReason,
     OrderType,
     Phase,
@@ -243,12 +247,40 @@ class Engine(Trading):
                 events.append(Rejected(participant, "", Reason.BAD_IDENTITY, text))
                 return None
             return member
-        if self._identities.is_same(record, command):
-            self._repeat(command, member, self._identities.outcome(record), events)
+        outcome = self._identities.outcome(record)
+        if self._identities.is_same(record, command) and self._is_asked(command, outcome):
+            self._repeat(command, member, outcome, events)
         else:
             text = f"Expected a new id, got {request_id}, which was used for another command - at `$[1]`"
             events.append(Rejected(participant, request_id, Reason.DUPLICATE_CLIENT_ORDER_ID, text))
         return None
+
+    def _is_asked(self, command: MemberCommand, outcome: int) -> bool:
+        """Whether an order or cancel that was accepted is this one: read from its row, for its checksum can be forged.
+
+        Member and id are the same already, and what was not accepted was compared whole.
+        """
+        table = self._orders
+        order = outcome >> 2
+        if isinstance(command, CancelOrder):
+            return outcome & 3 != CANCEL or table.client_order_id[order] == command.client_order_id
+        if not isinstance(command, NewOrder) or outcome & 3 == EVENT:
+            return True
+        options = self._options.get(order) or Options()
+        return (
+            self._original(order) == (command.quantity, command.price)
+            and table.side(order) == command.side
+            and table.order_type(order) == command.order_type
+            and table.validity(order) == command.time_in_force
+            and self._instruments[table.instrument(order)].code == command.instrument
+            and table.account[order] == command.account
+            and options.display == command.display_quantity
+            and options.stop_price == command.stop_price
+            and options.minimum == command.minimum_quantity
+            and options.post_only == command.post_only
+            and options.self_trade == command.self_trade
+            and options.expire_date == command.expire_date
+        )
 
     def _answer(
         self, member: Member, request_id: str, command: MemberCommand, event: Event, events: list[Event]
@@ -313,6 +345,7 @@ class Engine(Trading):
             terms, command.price, command.quantity, self.sequence, command.client_order_id, command.account
         )
         self._identities.remember(member, command.client_order_id, command, WAITING_ORDER if waiting else ORDER, order)
+        member.enter(self._orders, order)
         events.append(self._accepted(command, member, order, waiting, False))
         if validity & ~(OVERNIGHT | IMMEDIATE | DAY):
             instrument.bound.append(order)
@@ -331,6 +364,9 @@ class Engine(Trading):
     def _check_new(self, command: NewOrder, instrument: Instrument | None, member: Member) -> Refusal | None:
         if instrument is None:
             return unknown_instrument(command.instrument)
+        refusal = check_words(command)
+        if refusal is not None:
+            return refusal
         validity = 1 << command.time_in_force
         if instrument.day != self.date or self.date == 0:
             return no_day(instrument)
@@ -549,6 +585,7 @@ class Engine(Trading):
             waiting,
         )
         self._answer(member, command.request_id, command, event, events)
+        self._keep_original(order)
         table.quantity[order] = quantity
         if keeps:
             if waiting:
@@ -575,6 +612,9 @@ class Engine(Trading):
             only = self._by_code.get(command.instrument)
             if only is None:
                 refusal = unknown_instrument(command.instrument)
+        if refusal is None and command.side is not None and not 0 <= command.side <= 1:
+            text = f"Expected a side from 0 to 1, or none, got {number(command.side)} - at `$.side`"
+            refusal = Refusal(Reason.NOT_OFFERED, text)
         if refusal is None and not (0 <= command.price_from <= PRICE_MAX and 0 <= command.price_to <= PRICE_MAX):
             low, high = number(command.price_from), number(command.price_to)
             text = f"Expected prices from 0 to {PRICE_MAX}, got {low} to {high} - at `$.price_from`"
@@ -585,6 +625,9 @@ class Engine(Trading):
         if refusal is None and not is_account(command.account):
             text = f"Expected an account of up to 32 printable characters, got {plain(command.account)}"
             refusal = Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.account`")
+        books = self._instruments if only is None else [only]
+        if refusal is None:
+            refusal = check_deferred(books, member.index)
         if refusal is not None:
             code = only.code if only is not None else ""
             self._refuse(member, command.request_id, command, refusal, code, events)
@@ -598,35 +641,29 @@ class Engine(Trading):
             command.account,
             self._orders.count,
         )
-        orders: list[int] = []
-        for instrument in self._instruments if only is None else [only]:
-            if instrument.phase_rules.cancel:
-                self._select(instrument, request, orders)
-            else:
+        for instrument in books:
+            if not instrument.phase_rules.cancel:
                 # A non-cancel period holds it up, it does not refuse it (market-rules 1).
-                instrument.deferred.append(request)
-        orders.sort()
+                instrument.defer(request)
+        orders: list[int] = []
+        for order in member.open_orders(self._orders):
+            instrument = self._instruments[self._orders.instrument(order)]
+            if (only is None or instrument is only) and instrument.phase_rules.cancel and self._means(request, order):
+                orders.append(order)
         for order in orders:
             self._withdraw(order, CancelReason.MASS_CANCEL, command.request_id, events)
         event = MassCancelled(member.name, command.request_id, len(orders))
         self._answer(member, command.request_id, command, event, events)
 
-    def _select(self, instrument: Instrument, request: DeferredMassCancel, found: list[int]) -> None:
-        """Append the open orders of one instrument that a mass cancel means."""
+    def _means(self, request: DeferredMassCancel, order: int) -> bool:
+        """Whether a mass cancel means an open order of its member."""
         table = self._orders
-        for order in self._open_orders(instrument):
-            if table.participant(order) != request.participant or order > request.newest:
-                continue
-            price = table.price[order]
-            if request.side >= 0 and table.side(order) != request.side:
-                continue
-            if request.low and price < request.low:
-                continue
-            if request.high and (price > request.high or price == 0):
-                continue
-            if request.account and table.account[order] != request.account:
-                continue
-            found.append(order)
+        if order > request.newest or (request.side >= 0 and table.side(order) != request.side):
+            return False
+        price = table.price[order]
+        if price < request.low or (request.high and (price > request.high or price == 0)):
+            return False
+        return not request.account or table.account[order] == request.account
 
     # --- events ------------------------------------------------------------------------------------------------------
 
@@ -735,7 +772,10 @@ class Engine(Trading):
             price = table.price[order]
             options = self._options.get(order)
             stop_price = options.stop_price if options is not None and table.state[order] == WAITING else 0
-            off = price != 0 and (not instrument.ticks.is_valid(price) or beyond_limits(price, instrument))
+            if price:
+                off = not instrument.ticks.is_valid(price) or beyond_limits(price, instrument)
+            else:
+                off = worst_price(0, instrument) * table.quantity[order] >= VALUE_MAX
             if self._last_day(order) < self.date:
                 self._withdraw(order, CancelReason.EXPIRED, "", events)
             elif off or (stop_price and not instrument.ticks.is_valid(stop_price)):
@@ -792,9 +832,9 @@ class Engine(Trading):
             refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
-        instrument.enter(command.phase)
+        instrument.enter(Phase(command.phase))  # a caller of the library may send a plain integer
         rules = instrument.phase_rules
-        events.append(PhaseChanged(instrument.code, command.phase, before))
+        events.append(PhaseChanged(instrument.code, instrument.phase, before))
         if rules.matching == AUCTION:
             # A halt drops the auction; the orders stay for the call that re-opens the book (market-rules 7).
             if not instrument.suspended:
@@ -844,12 +884,26 @@ class Engine(Trading):
             events.append(self._activated(instrument, order))
 
     def _cancel_deferred(self, instrument: Instrument, events: list[Event]) -> None:
-        for request in instrument.deferred:
-            orders: list[int] = []
-            self._select(instrument, request, orders)
-            for order in sorted(orders):
+        """Carry out the mass cancels that waited, as they came; each member's orders are walked once for all of its."""
+        table = self._orders
+        requests: dict[int, list[int]] = {}  # by member, as places in ``deferred``
+        meant: list[list[int]] = []
+        for i, request in enumerate(instrument.deferred):
+            requests.setdefault(request.participant, []).append(i)
+            meant.append([])
+        for participant, places in requests.items():
+            for order in self._identities.members[participant].open_orders(table):
+                if table.instrument(order) != instrument.index:
+                    continue
+                for i in places:
+                    if self._means(instrument.deferred[i], order):
+                        meant[i].append(order)
+                        break
+        for i, request in enumerate(instrument.deferred):
+            for order in meant[i]:
                 self._withdraw(order, CancelReason.MASS_CANCEL, request.request_id, events)
         instrument.deferred.clear()
+        instrument.deferred_by.clear()
 
     # --- queries -----------------------------------------------------------------------------------------------------
 
@@ -921,15 +975,11 @@ class Engine(Trading):
         return self._identities.find(member, client_order_id) if member is not None else 0
 
     def open_orders(self, participant: str) -> list[OrderView]:
-        """A member's open orders, oldest first. Costs a walk through the books."""
+        """A member's open orders, oldest first. Costs a walk through these."""
         member = self._identities.by_name.get(participant)
         if member is None:
             return []
-        orders: list[int] = []
-        for instrument in self._instruments:
-            orders.extend(self._open_orders(instrument))
-        index = member.index
-        return [self.order(order) for order in sorted(orders) if self._orders.participant(order) == index]
+        return [self.order(order) for order in member.open_orders(self._orders)]
 
     def queue(self, code: str, side: Side) -> list[int]:
         """The numbers of the orders on one side of a book, in matching priority."""
@@ -1015,3 +1065,11 @@ class Engine(Trading):
                 raise InvariantBroken(f"Order {order} has {table.open[order]} open of {table.quantity[order]}")
             if table.is_open(order) != (order in resting):
                 raise InvariantBroken(f"Order {order} is open in the table or in a book, not in both")
+        known: list[int] = []
+        for member in self._identities.members:
+            orders = member.open_orders(table)
+            if any(table.participant(order) != member.index for order in orders) or orders != sorted(orders):
+                raise InvariantBroken(f"The open orders of {member.name} are not its own, or not in their order")
+            known.extend(orders)
+        if len(known) != len(resting) or not resting.issuperset(known):
+            raise InvariantBroken("The members know of other open orders than the books")

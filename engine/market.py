@@ -152,7 +152,8 @@ class Instrument:
         self.settlement_date: int = 0
         #: Numbers of orders bound to an auction (on-open, on-close), ascending, dead ones included until the day ends.
         self.bound: list[int] = []
-        self.deferred: list[DeferredMassCancel] = []
+        self.deferred: Final[list[DeferredMassCancel]] = []
+        self.deferred_by: Final[dict[int, int]] = {}  #: how many of them each participant has
         #: Whether self-trades may have to be prevented: the rule says so, or an order has said so.
         self.prevents: bool = rules.self_trade > SelfTrade.NONE
         #: What icebergs in the book do not show, by order; only those that hide something.
@@ -162,6 +163,10 @@ class Instrument:
         self.stops: Final[dict[int, bool]] = {}
         self.buy_stops: Final[list[tuple[int, int, int]]] = []
         self.sell_stops: Final[list[tuple[int, int, int]]] = []
+
+    def defer(self, request: DeferredMassCancel) -> None:
+        self.deferred.append(request)
+        self.deferred_by[request.participant] = self.deferred_by.get(request.participant, 0) + 1
 
     def enter(self, phase: Phase) -> None:
         self.phase = phase

@@ -41,6 +41,7 @@ from engine.profiles import FOK, IMMEDIATE, TRADE
 from engine.types import SIDES, CancelReason, OrderType, SelfTrade
 
 _NO_OPTIONS: Final = Options()
+_PRICE_BITS: Final = 49  # PRICE_MAX is 2**48
 
 
 class Trading:
@@ -55,6 +56,8 @@ class Trading:
         self._options: Final[dict[int, Options]] = {}  #: by order; most have none
         self._instruments: Final[list[Instrument]] = []
         self._identities: Final = Identities()
+        #: Quantity and price of orders as they were accepted, of those that have changed since (see ``_original``).
+        self._originals: Final[dict[int, int]] = {}
         #: Stops that this command's trades have triggered and that have not yet had their turn.
         self._triggered: Final[deque[int]] = deque()
 
@@ -271,6 +274,7 @@ class Trading:
             if not cancel_maker:
                 self._reduce(instrument, maker, quantity, events)
             elif not cancel_order:
+                self._keep_original(order)
                 before = table.open[order]
                 table.open[order] -= quantity
                 table.quantity[order] -= quantity
@@ -283,6 +287,19 @@ class Trading:
         if cancel_order:
             table.state[order] = GONE
             events.append(self._cancelled(order, CancelReason.SELF_TRADE, "", False))
+
+    def _keep_original(self, order: int) -> None:
+        """Remember what was accepted, ahead of a change: one integer, quantity above price."""
+        if order not in self._originals:
+            table = self._orders
+            self._originals[order] = int(table.quantity[order]) << _PRICE_BITS | int(table.price[order])
+
+    def _original(self, order: int) -> tuple[int, int]:
+        """Quantity and price of an order as it was accepted."""
+        kept = self._originals.get(order)
+        if kept is None:
+            return self._orders.quantity[order], self._orders.price[order]
+        return kept >> _PRICE_BITS, kept & (1 << _PRICE_BITS) - 1
 
     def _changed(self, instrument: Instrument, order: int, before: int, price_before: int) -> Amended:
         """The market itself has changed an order: no request asked for it, and its place is kept."""
@@ -308,6 +325,7 @@ class Trading:
         hides = order in instrument.reserves
         if hides:
             self._show_whole(instrument, order, events)
+        self._keep_original(order)
         before = table.open[order]
         table.quantity[order] -= quantity
         instrument.book.fill(order, quantity)
@@ -414,6 +432,7 @@ class Trading:
 
     def _give_limit(self, instrument: Instrument, order: int, price: int, events: list[Event]) -> None:
         """A market-to-limit order, in no queue, takes over a price as its limit."""
+        self._keep_original(order)
         self._orders.price[order] = price
         events.append(self._changed(instrument, order, self._orders.open[order], 0))
 

@@ -384,7 +384,7 @@ class Model:
             need(on_grid(book.ticks, price), Reason.OFF_TICK)
             need(price >= book.lower, Reason.BELOW_LIMIT)
             need(not book.upper or price <= book.upper, Reason.ABOVE_LIMIT)
-        need(max(price, book.upper) * quantity < VALUE_MAX, Reason.VALUE_TOO_LARGE)
+        need((max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX, Reason.VALUE_TOO_LARGE)
 
     def cancel(self, cancel: CancelOrder, member: str) -> tuple[Event, list[Event]]:
         order = self.open_order(member, cancel.client_order_id)
@@ -462,6 +462,9 @@ class Model:
             if each.rule.cancel:
                 now += self.meant(each, member, mass, newest)
             else:
+                need(sum(each_member == member for each_member, _, _ in each.mass_cancels) < 100, Reason.WRONG_PHASE)
+        for each in [book] if book else self.books.values():
+            if not each.rule.cancel:
                 each.mass_cancels.append((member, mass, newest))
         now.sort(key=lambda order: order.number)
         events = [event for order in now for event in self.leave(order, CancelReason.MASS_CANCEL, mass.request_id)]

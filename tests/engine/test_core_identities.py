@@ -15,14 +15,17 @@ from engine import (
     MassCancel,
     MassCancelled,
     NewOrder,
+    OrderType,
     Phase,
     Reason,
     Rejected,
+    SelfTrade,
     Side,
     TimeInForce,
 )
-from engine.identities import fingerprint
-from tests.market import CODE, START_DAY, every, only, refusal, start, zaraba
+from engine.commands import MemberCommand
+from engine.identities import fingerprint, spell
+from tests.market import CODE, START_DAY, TODAY, Market, every, only, refusal, start, zaraba
 
 BID = NewOrder("a-1", CODE, Side.BUY, 10, 100)
 
@@ -188,11 +191,101 @@ def test_a_cancelled_order_s_request_repeats_with_what_was_cancelled() -> None:
     assert not every(market.run(BID, "alpha"), Rejected)
 
 
+# A fingerprint is a checksum of 63 bits against 36 and more free characters: a member can compute two commands that
+# share one in a second. Here the record is given that of the forged one, which comes to the same.
+
+
+def forge(market: Market, name: str, forged: MemberCommand, member: str = "alpha") -> list[Event]:
+    """What the market says to ``forged`` when it has the fingerprint of what was sent before under ``name``."""
+    identities = market.engine._identities
+    record = identities.by_name[member].records[name]
+    kept = identities._fingerprints[record]
+    identities._fingerprints[record] = fingerprint(spell(forged))
+    events = market.run(forged, member)
+    identities._fingerprints[record] = kept
+    return events
+
+
 def test_a_command_with_the_checksum_of_an_order_is_a_duplicate_and_stops_nobody() -> None:
-    # A member can compute such a pair in a second: 36 free characters against a checksum of 63 bits.
     market = zaraba()
     market.run(BID, "alpha")
     forged = CancelOrder("a-1", "KLJMNJJEDFNKIOLGLGFJMOKQQIFMPLORSJGO")
-    market.engine._identities._fingerprints[0] = fingerprint(forged)
 
-    assert refusal(market.run(forged, "alpha")).reason == Reason.DUPLICATE_CLIENT_ORDER_ID
+    assert refusal(forge(market, "a-1", forged)).reason == Reason.DUPLICATE_CLIENT_ORDER_ID
+
+
+PLAIN = NewOrder("a-1", CODE, Side.BUY, 10, 100, account="x")
+RICH = NewOrder("a-1", CODE, Side.BUY, 10, 100, time_in_force=TimeInForce.GTD, display_quantity=5, expire_date=TODAY)
+STOP = NewOrder("a-1", CODE, Side.BUY, 10, 0, OrderType.STOP, stop_price=200)
+
+
+@pytest.mark.parametrize("order", [PLAIN, RICH, STOP], ids=["plain", "rich", "stop"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"instrument": "OTHER"},
+        {"side": Side.SELL},
+        {"quantity": 11},
+        {"price": 101},
+        {"order_type": OrderType.MARKET_TO_LIMIT},
+        {"time_in_force": TimeInForce.GTC},
+        {"account": "y"},
+        {"display_quantity": 2},
+        {"stop_price": 201},
+        {"minimum_quantity": 1},
+        {"post_only": True},
+        {"self_trade": SelfTrade.NONE},
+        {"expire_date": 20261125},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+@pytest.mark.parametrize("changed", [False, True], ids=["as-accepted", "amended"])
+def test_an_order_with_the_checksum_of_another_is_a_duplicate(
+    order: NewOrder, change: dict[str, object], changed: bool
+) -> None:
+    market = zaraba()
+    first = market.run(order, "alpha")
+    if changed:
+        # To just what the forged one says, where an amend can say it: the row alone would confirm it.
+        market.amend("a-1", 11, 101 if order.price else 0)
+    forged = msgspec.structs.replace(order, **change)
+
+    assert refusal(forge(market, "a-1", forged)).reason == Reason.DUPLICATE_CLIENT_ORDER_ID
+    assert market.run(order, "alpha")[0] == repeated(first[:1])[0]
+
+
+def test_an_order_that_the_market_has_changed_repeats_and_its_present_state_does_not() -> None:
+    market = zaraba()
+    market.sell(4, 100)
+    asked = NewOrder("a-1", CODE, Side.BUY, 10, 0, OrderType.MARKET_TO_LIMIT, self_trade=SelfTrade.DECREMENT)
+    first = market.run(asked, "alpha")
+    market.sell(2, 100, member="alpha", self_trade=SelfTrade.DECREMENT)
+    row = market.engine.order(2)
+    assert (row.quantity, row.price) == (8, 100)
+
+    for change in ({"price": 100}, {"quantity": 8}, {"price": 100, "quantity": 8}):
+        forged = msgspec.structs.replace(asked, **change)
+        assert refusal(forge(market, "a-1", forged)).reason == Reason.DUPLICATE_CLIENT_ORDER_ID
+    assert market.run(asked, "alpha")[0] == repeated(first[:1])[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "forged"),
+    [
+        (CancelOrder("r-1", "a-1"), CancelOrder("r-1", "a-2")),
+        (CancelOrder("r-1", "a-9"), CancelOrder("r-1", "a-8")),
+        (AmendOrder("r-1", "a-1", 8), AmendOrder("r-1", "a-1", 7)),
+        (AmendOrder("r-1", "a-1", 10), AmendOrder("r-1", "a-1", 10, 100)),
+        (MassCancel("r-1"), MassCancel("r-1", CODE)),
+        (NewOrder("r-1", CODE, Side.BUY, 0, 100), NewOrder("r-1", CODE, Side.BUY, 0, 101)),
+        (NewOrder("r-1", CODE, Side.BUY, 10**30, 100), NewOrder("r-1", CODE, Side.BUY, 10**31, 100)),
+    ],
+)
+def test_any_request_with_the_checksum_of_another_is_a_duplicate(asked: MemberCommand, forged: MemberCommand) -> None:
+    market = zaraba()
+    market.run(BID, "alpha")
+    market.buy(10, 100, id="a-2")
+    first = market.run(asked, "alpha")
+
+    assert refusal(forge(market, "r-1", forged)).reason == Reason.DUPLICATE_CLIENT_ORDER_ID
+    assert market.run(asked, "alpha") == repeated(first[-1:])

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import (
+    Accepted,
+    Cancelled,
+    CancelReason,
     Command,
     Engine,
     LimitRow,
@@ -31,8 +34,10 @@ from engine import (
     SuspendInstrument,
     TickRow,
     TimeInForce,
+    Traded,
 )
-from tests.market import CODE, TODAY, Market, refusal, start, zaraba
+from engine.types import VALUE_MAX
+from tests.market import CODE, TODAY, Market, every, refusal, start, zaraba
 
 PRICE_MAX = 2**48
 QUANTITY_MAX = 2**40
@@ -141,6 +146,101 @@ def test_what_an_order_may_be_worth_is_bounded_at_the_worst_price_it_can_get() -
 
     assert refusal(market.sell(2**15, 1)).reason == Reason.VALUE_TOO_LARGE
     assert refusal(market.buy(2**15)).reason == Reason.VALUE_TOO_LARGE
+
+
+def test_without_daily_limits_an_order_without_a_limit_may_cost_the_highest_price_there_is() -> None:
+    market = start(Phase.PRE_OPEN)
+    most = VALUE_MAX // PRICE_MAX - 1
+
+    for order in (market.buy, market.sell):
+        event = refusal(order(most + 1))
+        assert event.reason == Reason.VALUE_TOO_LARGE
+        assert event.text.startswith(
+            f"Expected price times quantity below {VALUE_MAX}, got {most + 1} at up to {PRICE_MAX}"
+        )
+    market.buy(1, PRICE_MAX)
+    market.buy(most)
+    market.sell(QUANTITY_MAX, 1)
+    market.phase(Phase.PRE_OPEN_NCP)
+
+    trades = every(market.phase(Phase.OPENING_AUCTION), Traded)
+    assert trades
+    assert all(trade.price * trade.quantity < VALUE_MAX for trade in trades)
+
+
+@pytest.mark.parametrize("order_type", [OrderType.MARKET, OrderType.MARKET_TO_LIMIT, OrderType.STOP])
+def test_no_kind_of_order_without_a_limit_escapes_the_bound_of_its_value(order_type: OrderType) -> None:
+    market = zaraba(rules={"market_rests": 1})
+    market.sell(1, PRICE_MAX)
+    stop = PRICE_MAX if order_type == OrderType.STOP else 0
+
+    events = market.buy(QUANTITY_MAX, order_type=order_type, stop_price=stop)
+
+    assert refusal(events).reason == Reason.VALUE_TOO_LARGE
+
+
+def test_a_stop_that_new_limits_make_too_large_ends_with_the_day_on_which_they_hold() -> None:
+    market = Market()
+    market.must(
+        SetLimitTable("day", 0, [LimitRow(0, 2**20)]),
+        ListInstrument(CODE, "CONTINUOUS", reference_price=2**21, limit_table="day"),
+        StartDay(TODAY),
+        SetPhase(CODE, Phase.CONTINUOUS),
+    )
+    for name, quantity in (("large", 2**39), ("small", 2**15)):
+        market.buy(quantity, id=name, order_type=OrderType.STOP, stop_price=2**21 + 1, time_in_force=TimeInForce.GTC)
+    market.phase(Phase.CLOSED)
+
+    events = market.must(SetLimitTable("day", 0, [LimitRow(0, 2**40)]), StartDay(TODAY + 1))
+
+    assert [(event.client_order_id, event.reason) for event in every(events, Cancelled)] == [
+        ("large", CancelReason.LIMITS)
+    ]
+
+
+@pytest.mark.parametrize("value", [-(2**70), -1, 99, 2**70])
+@pytest.mark.parametrize("field", ["side", "order_type", "time_in_force", "self_trade"])
+def test_a_number_that_is_no_word_of_the_market_is_refused(field: str, value: int) -> None:
+    # The decoder lets none through; whoever calls the library may send any.
+    market = zaraba()
+    before = market.engine.depth(CODE), market.engine.open_orders("alpha")
+
+    event = refusal(
+        market.run(msgspec.structs.replace(NewOrder("a", CODE, Side.BUY, 1, 100), **{field: value}), "alpha")
+    )
+
+    assert event.reason == Reason.NOT_OFFERED
+    assert event.text.startswith(f"Expected a {field} from 0 to ")
+    assert event.text.endswith(f" - at `$.{field}`")
+    assert (market.engine.depth(CODE), market.engine.open_orders("alpha")) == before
+
+
+@pytest.mark.parametrize("value", [-(2**70), -1, 2, 2**70])
+def test_a_mass_cancel_of_a_side_that_does_not_exist_is_refused(value: int) -> None:
+    market = zaraba()
+    market.buy(1, 100)
+
+    event = refusal(market.mass_cancel(side=value))
+
+    assert (event.reason, event.text[-11:]) == (Reason.NOT_OFFERED, "at `$.side`")
+    assert len(market.engine.open_orders("alpha")) == 1
+
+
+@pytest.mark.parametrize("value", [-(2**70), -1, 11, 2**70])
+def test_a_phase_that_does_not_exist_is_refused(value: int) -> None:
+    market = start(Phase.CLOSED)
+
+    assert refusal(market.run(SetPhase(CODE, value))).reason == Reason.BAD_TRANSITION  # type: ignore[arg-type]
+
+
+def test_plain_integers_for_the_words_of_the_market_are_as_good() -> None:
+    market = start(Phase.CLOSED)
+    market.must(SetPhase(CODE, 1))  # type: ignore[arg-type]
+
+    assert isinstance(market.run(NewOrder("a", CODE, 1, 1, 100, 0, 0), "beta")[0], Accepted)  # type: ignore[arg-type]
+    assert market.engine.instrument(CODE).phase.label == "PreOpen"
+    assert refusal(market.run(NewOrder("b", CODE, 1, 1, 100, 0, 1), "beta")).reason == Reason.NOT_OFFERED  # type: ignore[arg-type]
+    assert len(market.mass_cancel("beta", side=1)) == 2
 
 
 def test_the_phase_is_checked_before_the_halt_and_the_halt_before_the_order() -> None:
