@@ -21,6 +21,9 @@ from engine.log import encode_commands
 from gateway.bus import topics
 from gateway.bus.messages import Inbound, Outbound, Report, Reports
 
+#: Seconds after which silence is taken for a hang; says nothing about speed.
+PATIENCE = 90
+
 _decode = msgspec.msgpack.Decoder(Outbound).decode
 
 #: A market that trades round the clock from its first start on, whatever day the machine thinks it is.
@@ -61,7 +64,7 @@ class ExchangeProcess:
         for line in self.said:
             if line["event"] == event:
                 return line
-        while text := await asyncio.wait_for(self.process.stdout.readline(), 30):
+        while text := await asyncio.wait_for(self.process.stdout.readline(), PATIENCE):
             self.said.append(json.loads(text))
             if self.said[-1]["event"] == event:
                 return self.said[-1]
@@ -78,7 +81,7 @@ class ExchangeProcess:
     async def stop(self) -> int:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        return await asyncio.wait_for(self.process.wait(), 30)
+        return await asyncio.wait_for(self.process.wait(), PATIENCE)
 
 
 @asynccontextmanager
@@ -123,7 +126,7 @@ class Member:
                     assert found.setdefault(number, report) == report
         return found
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 30) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while not condition():
                 self._changed.clear()
