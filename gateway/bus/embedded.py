@@ -3,8 +3,8 @@
 It listens on the loopback interface only and ends with its parent, however the parent ends: the child watches a pipe
 whose other end dies with the parent, and on Linux asks the kernel for a signal as well. Clients log in by name, without
 a password; only the exchange's own login has one, made anew at every start. So this keeps members from mixing up their
-topics, not from lying about who they are. Nor is it fair: it handles messages in their order of arrival, so one member's
-flood is served before what the others send after it. Real use is mosquitto with ``deploy/mosquitto``.
+topics, not from lying about who they are. Nor is it fair: it handles messages in their order of arrival, so one
+member's flood is served before what the others send after it. Real use is mosquitto with ``deploy/mosquitto``.
 
 ``amqtt_broker.py`` is the child.
 """

@@ -11,7 +11,9 @@ import itertools
 import json
 import re
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +53,22 @@ def test_the_flow_is_the_same_on_every_machine() -> None:
     made = list(flow.messages(3_000, 16, judge))
     assert flow.digest(made) == "b1440cab"
     assert (judge.truth.commands, judge.truth.trades) == (3_000, 160)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_workload_whose_reader_has_gone_ends_without_a_word(tmp_path: Path, options: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", "benchmarks.generate", tmp_path, "1000", "--only", "steady"], check=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.workload", tmp_path / "steady.bin", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (said, process.wait()) == (b"", -signal.SIGPIPE)
 
 
 def test_the_engine_makes_of_the_flow_what_the_plain_matcher_does() -> None:
