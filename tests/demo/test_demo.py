@@ -86,10 +86,10 @@ def test_a_day_is_played_settled_and_proven_and_a_changed_journal_is_noticed(tmp
         assert word in fresh.problems[0]
 
     # The directory has a market now, and a demo begins with none.
-    again = start(tmp_path)
-    out, err = again.communicate(timeout=PATIENCE)
-    assert (again.returncode, out) == (2, "")
-    assert "Expected a directory without a market" in err
+    status, said, err = finish(start(tmp_path))
+    assert status == 2
+    assert "Expected a directory without a market" in said["error"]["what"]
+    assert said["error"]["what"] in err
 
 
 def test_kills_at_named_points_and_from_outside_lose_and_double_nothing(tmp_path: Path) -> None:
