@@ -775,7 +775,8 @@ class Engine(Trading):
             if price:
                 off = not instrument.ticks.is_valid(price) or beyond_limits(price, instrument)
             else:
-                off = worst_price(0, instrument) * table.quantity[order] >= VALUE_MAX
+                quantity: int = table.quantity[order]  # the product may be more than 64 bits
+                off = worst_price(0, instrument) * quantity >= VALUE_MAX
             if self._last_day(order) < self.date:
                 self._withdraw(order, CancelReason.EXPIRED, "", events)
             elif off or (stop_price and not instrument.ticks.is_valid(stop_price)):
