@@ -37,6 +37,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 import msgspec
 from msgspec import Struct
 
+from engine.checks import is_account, is_code, is_id
 from engine.commands import PARTICIPANT_PATTERN, AmendOrder, CancelOrder, MassCancel, MemberCommand, NewOrder
 from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
 from engine.types import CancelReason, OrderType, Reason, Side, TimeInForce
@@ -73,6 +74,15 @@ RESEND_AFTER: Final = 2.0
 RESEND_AFTER_MAX: Final = 30.0
 #: Messages of reports kept while a gap before them is open; more are dropped and come with the resend.
 AHEAD_MAX: Final = 1_000
+
+_ID: Final = (is_id, "1 to 36 visible ASCII characters")
+#: Texts whose form the engine checks, and the decoder does not: a mistake in them shows before anything is sent.
+_TEXTS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
+    "client_order_id": _ID,
+    "request_id": _ID,
+    "instrument": (is_code, "an instrument code as [A-Z0-9-]{1,12}"),
+    "account": (is_account, "an account of up to 32 visible ASCII characters"),
+}
 
 
 class ClientError(Exception):
@@ -720,6 +730,10 @@ class Client:
 
     def _checked(self, command: MemberCommand) -> bytes:
         """Encode, and read back as the exchange will: a mistake shows here, with its place."""
+        for field, (is_well_formed, expected) in _TEXTS.items():
+            text = getattr(command, field, "")
+            if isinstance(text, str) and text and not is_well_formed(text):  # whether it may be empty the decoder knows
+                raise BadCommand(f"Expected {expected}, got {text!r} - at `$.{field}`")
         try:
             raw = self._encode(command)
             self._decode_command(raw)
