@@ -217,8 +217,13 @@ def worst_price(price: int, instrument: Instrument) -> int:
     return max(price, instrument.upper) or PRICE_MAX
 
 
-def check_price(price: int, quantity: int, market: bool, instrument: Instrument) -> Refusal | None:
-    """Price, tick, limits and value of an order. What it may be worth is bounded at the worst price it can get."""
+def check_price(
+    price: int, quantity: int, market: bool, instrument: Instrument, at_once: bool = False
+) -> Refusal | None:
+    """Price, tick, limits and value of an order. What it may be worth is bounded at the worst price it can get.
+
+    ``at_once``: it trades now or never, so at limits of others, each of which is bounded by its own.
+    """
     if market:
         if price:
             text = f"Expected no price (0) for an order without a limit, got {number(price)} - at `$.price`"
@@ -235,6 +240,8 @@ def check_price(price: int, quantity: int, market: bool, instrument: Instrument)
         if instrument.upper and price > instrument.upper:
             text = f"Expected a price not above the day's limit {instrument.upper}, got {price} - at `$.price`"
             return Refusal(Reason.ABOVE_LIMIT, text)
+    if market and at_once and not instrument.upper:
+        return None
     worst = worst_price(price, instrument)
     if worst * quantity >= VALUE_MAX:
         text = f"Expected price times quantity below {VALUE_MAX}, got {quantity} at up to {worst} - at `$.quantity`"

@@ -386,7 +386,10 @@ class Engine(Trading):
         refusal = check_quantity(command.quantity, instrument)
         if refusal is not None:
             return refusal
-        refusal = check_price(command.price, command.quantity, 1 << command.order_type & UNPRICED != 0, instrument)
+        unpriced = 1 << command.order_type & UNPRICED != 0
+        at_once = command.order_type == OrderType.MARKET and rules.matching == TRADE
+        at_once = at_once and not instrument.suspended and not instrument.rules.market_rests
+        refusal = check_price(command.price, command.quantity, unpriced, instrument, at_once)
         if refusal is not None:
             return refusal
         special = command.order_type > OrderType.MARKET or _has_options(command)

@@ -312,7 +312,8 @@ class Model:
         need(new.time_in_force in book.rule.new, Reason.WRONG_PHASE)
         need(not (book.suspended and new.time_in_force in (IOC, FOK)), Reason.WRONG_PHASE)
         self.check_quantity(book, new.quantity)
-        self.check_price(book, new.order_type in (LIMIT, STOP_LIMIT), new.price, new.quantity)
+        at_once = new.order_type == MARKET and book.trades and not book.rules.get("market_rests")
+        self.check_price(book, new.order_type in (LIMIT, STOP_LIMIT), new.price, new.quantity, at_once)
         self.check_options(book, new)
         waiting = new.time_in_force == ON_CLOSE and book.phase in BEFORE_THE_CLOSE
         if new.stop_price:
@@ -376,7 +377,7 @@ class Model:
         need(1 <= quantity <= QUANTITY_MAX, Reason.BAD_QUANTITY)
         need(quantity % book.listed.lot == 0, Reason.OFF_LOT)
 
-    def check_price(self, book: Book, limited: bool, price: int, quantity: int) -> None:
+    def check_price(self, book: Book, limited: bool, price: int, quantity: int, at_once: bool = False) -> None:
         if not limited:
             need(price == 0, Reason.BAD_PRICE)
         else:
@@ -384,7 +385,10 @@ class Model:
             need(on_grid(book.ticks, price), Reason.OFF_TICK)
             need(price >= book.lower, Reason.BELOW_LIMIT)
             need(not book.upper or price <= book.upper, Reason.ABOVE_LIMIT)
-        need((max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX, Reason.VALUE_TOO_LARGE)
+        need(
+            at_once and not book.upper or (max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX,
+            Reason.VALUE_TOO_LARGE,
+        )
 
     def cancel(self, cancel: CancelOrder, member: str) -> tuple[Event, list[Event]]:
         order = self.open_order(member, cancel.client_order_id)

@@ -168,6 +168,17 @@ def test_without_daily_limits_an_order_without_a_limit_may_cost_the_highest_pric
     assert all(trade.price * trade.quantity < VALUE_MAX for trade in trades)
 
 
+def test_a_market_order_that_trades_at_once_is_bounded_by_those_it_meets() -> None:
+    market = zaraba()
+    market.sell(QUANTITY_MAX, 1)
+    market.sell(VALUE_MAX // PRICE_MAX - 1, PRICE_MAX)
+
+    trades = every(market.buy(QUANTITY_MAX), Traded)
+
+    assert [(trade.price, trade.quantity) for trade in trades] == [(1, QUANTITY_MAX)]
+    assert refusal(zaraba(rules={"market_rests": 1}).buy(QUANTITY_MAX)).reason == Reason.VALUE_TOO_LARGE
+
+
 @pytest.mark.parametrize("order_type", [OrderType.MARKET, OrderType.MARKET_TO_LIMIT, OrderType.STOP])
 def test_no_kind_of_order_without_a_limit_escapes_the_bound_of_its_value(order_type: OrderType) -> None:
     market = zaraba(rules={"market_rests": 1})
