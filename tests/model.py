@@ -385,10 +385,8 @@ class Model:
             need(on_grid(book.ticks, price), Reason.OFF_TICK)
             need(price >= book.lower, Reason.BELOW_LIMIT)
             need(not book.upper or price <= book.upper, Reason.ABOVE_LIMIT)
-        need(
-            at_once and not book.upper or (max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX,
-            Reason.VALUE_TOO_LARGE,
-        )
+        if not (at_once and not book.upper):
+            need((max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX, Reason.VALUE_TOO_LARGE)
 
     def cancel(self, cancel: CancelOrder, member: str) -> tuple[Event, list[Event]]:
         order = self.open_order(member, cancel.client_order_id)
