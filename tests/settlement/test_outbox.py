@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import contextlib
 import datetime
 import os
@@ -162,6 +163,7 @@ async def test_a_running_relay_settles_by_itself(settlement: Settlement) -> None
 async def test_a_token_whose_ledger_is_not_configured_settles_on_the_embedded_one_and_says_so(
     settlement: Settlement, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "gateway.settlement")  # `dojima demo`, run before in this process, quiets it
     await fund(settlement)
     take_all(settlement, [[listed(ledger="progmat")], [traded()]])
     await settlement.advance(SETTLE_DATE)
