@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import contextlib
 import datetime
+import logging
 import os
 import random
 import signal
