@@ -85,6 +85,18 @@ class _SourceFirst:
         return importlib.util.spec_from_file_location(fullname, source) if source is not None else None
 
 
+class _SharedBinary:
+    """Finds what the compiled modules share. It lies beside the package, where an editable install does not look."""
+
+    NAME: Final = "engine__mypyc"
+    PATH: Final = FOLDER.parent / (NAME + SUFFIX)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return importlib.util.spec_from_file_location(fullname, self.PATH) if fullname == self.NAME else None
+
+
 def choose() -> str:
     """Settle which engine will be imported, and return its name.
 
@@ -110,6 +122,8 @@ def choose() -> str:
             f"Expected the compiled engine to be built from the sources beside it, got other sources of {names}: "
             f"run `make build`, or set {VARIABLE}={INTERPRETED} - in {FOLDER}"
         )
+    if _SharedBinary.PATH.exists():
+        sys.meta_path.insert(0, _SharedBinary())
     return COMPILED
 
 

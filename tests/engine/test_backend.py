@@ -169,3 +169,11 @@ def test_both_backends_write_the_same_log_and_say_the_same(seed: int) -> None:
 
 
 RUN = "runpy.run_module('tests.engine.invent', run_name='__main__')"
+
+
+@pytest.mark.skipif(engine.BACKEND != "compiled", reason="the engine is not compiled here")
+def test_the_compiled_engine_loads_from_any_directory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import engine; print(engine.BACKEND)"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("compiled", "")
