@@ -140,6 +140,24 @@ async def test_orders_sent_around_a_killed_exchange_are_each_answered_and_count_
     assert [report.number for report in told if isinstance(report, NumberedReport)] == list(range(1, len(told) + 1))
 
 
+@pytest.mark.parametrize("road", ["embedded"], indirect=True)
+async def test_3000_commands_sent_while_the_exchange_is_stopped_are_each_answered_on_the_embedded_broker(
+    road: Road,
+) -> None:
+    """This broker keeps nothing and ends with the exchange: what keeps the promise is that the client sends again."""
+    async with asyncio.timeout(120), Client(road.url, "alpha", resend_after=0.5) as client:
+        assert road.exchange is not None
+        await road.exchange.kill()
+        orders = await client.submit(*(client.new_order("KDX-2107", Side.BUY, 1, 1_000 + i) for i in range(3_000)))
+        await road.start()
+        for order in orders:
+            await order.accepted()
+        found = await client.open_orders()
+
+    assert len(found) == len({order.order_id for order in found}) == 3_000
+    assert {order.client_order_id for order in found} == {order.client_order_id for order in orders}
+
+
 async def test_mosquittos_own_tools_trade_with_the_bytes_of_the_page(road: Road) -> None:
     publish = require("mosquitto_pub", part_of="mosquitto")
     subscribe = require("mosquitto_sub", part_of="mosquitto")
