@@ -124,8 +124,7 @@ class _Connection(asyncio.Protocol):
         self._inflight_max = INFLIGHT_MAX
         self._packet_max = mqtt.LENGTH_MAX
         self._waiting: deque[tuple[bytes, bytes, int, bool]] = deque()  # what the window does not let out yet
-        self._sent_all = asyncio.Event()
-        self._sent_all.set()
+        self._taken: asyncio.Event | None = None  # set when the broker has taken all that was said; who leaves waits
         self._keep_alive = KEEP_ALIVE
         self._silent = False  # nothing came since the last PINGREQ
         self._timer: asyncio.TimerHandle | None = None
@@ -149,7 +148,8 @@ class _Connection(asyncio.Protocol):
         """Give this connection up."""
         if not self.ended.done():
             self.ended.set_result(why)
-        self._sent_all.set()
+        if self._taken is not None:
+            self._taken.set()
         if self._timer is not None:
             self._timer.cancel()
         if self.transport is not None:
@@ -163,12 +163,17 @@ class _Connection(asyncio.Protocol):
         raise _Lost(self.ended.result() if self.ended.done() else f"no answer within {ANSWER_MAX:g} s")
 
     async def leave(self) -> None:
-        """Send what is queued, say good-bye, close."""
+        """Wait until the broker has taken what was said, and close.
+
+        Without a DISCONNECT, so that the last will is published. amqtt lets a client that says good-bye go at once,
+        and drops what it has taken from it and not yet passed on: the "down" that nobody must miss.
+        """
         assert self.transport is not None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEAVE_MAX):
-                await self._sent_all.wait()
-                self.write(mqtt.DISCONNECT_BYTES)
+                if self._inflight or self._waiting:
+                    self._taken = asyncio.Event()
+                    await self._taken.wait()
                 self._flush()
                 self.transport.close()
                 await self.gone.wait()
@@ -237,8 +242,8 @@ class _Connection(asyncio.Protocol):
             )
         while self._waiting and (len(self._inflight) < self._inflight_max or not self._waiting[0][2]):
             self._publish(*self._waiting.popleft())
-        if not self._waiting:
-            self._sent_all.set()
+        if self._taken is not None and not self._waiting and not self._inflight:
+            self._taken.set()
 
     # --- out -----------------------------------------------------------------------------------------------------
 
@@ -268,7 +273,6 @@ class _Connection(asyncio.Protocol):
             self.end(f"{OUTSTANDING_MAX} messages wait for its acknowledgement")
         else:
             self._waiting.append((topic, payload, qos, retain))
-            self._sent_all.clear()
 
     def _publish(self, topic: bytes, payload: bytes, qos: int, retain: bool) -> None:
         packet_id = 0

@@ -56,7 +56,7 @@ class EmbeddedBroker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for the exchange, which then says good-bye over this broker
+            start_new_session=True,  # Ctrl-C is for the exchange, which then announces its end over this broker
         )
         assert process.stdin is not None
         # By the pipe, not by arguments: those every user of the machine can read.

@@ -26,7 +26,6 @@ PINGRESP: Final = 13
 DISCONNECT: Final = 14
 
 PINGREQ_BYTES: Final = b"\xc0\x00"
-DISCONNECT_BYTES: Final = b"\xe0\x00"
 
 #: Packet ids have 16 bits and are never 0.
 ID_MAX: Final = 65_535

@@ -342,7 +342,7 @@ async def test_nothing_is_acknowledged_before_it_is_asked_for_and_then_all_in_on
         bus.acknowledge(door.got[:50])
         await asyncio.sleep(0.05)
         assert seen == [b"".join(map(mqtt.puback, range(1, 51)))]
-    assert b"".join(seen) == b"".join(map(mqtt.puback, range(1, 51))) + mqtt.DISCONNECT_BYTES
+    assert b"".join(seen) == b"".join(map(mqtt.puback, range(1, 51)))
 
 
 async def test_an_acknowledgement_for_a_connection_before_goes_nowhere():
@@ -366,7 +366,7 @@ async def test_an_acknowledgement_for_a_connection_before_goes_nowhere():
         await door.until(lambda: len(door.got) == 2)
         bus.acknowledge(door.got)
         await door.until(lambda: door.times_open == 2)
-    assert packets == [(0x40, b"\x00\x02"), (0xE0, b"")]
+    assert packets == [(0x40, b"\x00\x02")]
 
 
 async def test_the_window_of_the_broker_is_kept_in_the_order_of_the_calls():
