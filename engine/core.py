@@ -995,6 +995,8 @@ class Engine(Trading):
         It covers what decides the future and what answers about the past, and nothing of how a book is built, so every
         book, interpreted or compiled, gives the same. What can no longer change is hashed once, in blocks, and kept:
         asking again costs a walk over the blocks that have an open order or are new, not over the log's life.
+
+        A change of what it is made of raises ``engine.log.digest.STATE_VERSION``: the marks of older logs say theirs.
         """
         digest = blake2b(digest_size=32)
         table = self._orders

@@ -199,6 +199,9 @@ class Exchange:
 
         result = replay(self._log.reader(), self.engine, replayed, progress=progress)
         result.reader.close()
+        if result.other_states:
+            text = "%d of %d digest marks tell the state in the terms of another build: only their events were compared"
+            logger.warning(text, result.other_states, result.marks)
         self.reports.discard()
         # Never below a number that was used: see marketdata.
         self.market_data.start(self._log.end if last else 0)

@@ -32,6 +32,7 @@ from msgspec import Meta
 
 from engine.commands import Command
 from engine.faults import LogDamaged, LogFailed
+from engine.log.digest import STATE_VERSION
 from engine.log.storage import Storage, StoredFile
 
 LOG_NAME: Final = "market.log"
@@ -67,7 +68,6 @@ _Groups = list[
     ]
 ]
 _decode_groups: Final = msgspec.msgpack.Decoder(_Groups).decode
-_decode_mark: Final = msgspec.msgpack.Decoder(tuple[int, bytes, bytes]).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -115,6 +115,19 @@ class Mark(NamedTuple):
     sequence: int
     events_digest: bytes
     state_digest: bytes
+    state_version: int  #: ``engine.log.digest.STATE_VERSION`` of who wrote it; 0: not said
+
+
+class _MarkPayload(msgspec.Struct, array_like=True):
+    """A digest mark as it is written; later versions may append."""
+
+    sequence: int
+    events_digest: bytes
+    state_digest: bytes
+    state_version: int = 0  #: the first marks did not say it
+
+
+_decode_mark: Final = msgspec.msgpack.Decoder(_MarkPayload).decode
 
 
 class TornTail(NamedTuple):
@@ -216,10 +229,11 @@ class LogReader:
         for record in self.records():
             try:
                 if record.kind == MARK:
-                    sequence, events_digest, state_digest = _decode_mark(record.payload)
-                    if sequence != record.first - 1:
-                        raise self._damaged(record, f"a digest mark for sequence {sequence} behind {record.first - 1}")
-                    yield Mark(record, sequence, events_digest, state_digest)
+                    mark = _decode_mark(record.payload)
+                    if mark.sequence != record.first - 1:
+                        text = f"a digest mark for sequence {mark.sequence} behind {record.first - 1}"
+                        raise self._damaged(record, text)
+                    yield Mark(record, mark.sequence, mark.events_digest, mark.state_digest, mark.state_version)
                     continue
                 groups = _decode_groups(record.payload)
             except (msgspec.DecodeError, RecursionError) as error:
@@ -511,7 +525,7 @@ class Log:
         """
         if sequence != self.sequence:
             raise ValueError(f"Expected a mark for the last sequence written, {self.sequence}, got {sequence}")
-        return self._append(MARK, 0, _encode((sequence, events_digest, state_digest)))
+        return self._append(MARK, 0, _encode((sequence, events_digest, state_digest, STATE_VERSION)))
 
     def _append(self, kind: int, commands: int, payload: bytes) -> Ticket:
         """Write one record."""

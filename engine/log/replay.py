@@ -2,8 +2,9 @@
 
 Three things are compared on the way: the log with itself (checksums, chain, dense numbers, increasing stamps), what the
 engine says now with what it said then (the running digest of event bytes at each digest mark), and the state it reaches
-with the state it had. So a start after a crash, a resend of old reports and an auditor with a copy of the file all go
-through here, and none of them can read past a difference.
+with the state it had; a state digest that is made of other things than this build's (``STATE_VERSION``) cannot be
+compared, which is counted and leaves the events as proof. So a start after a crash, a resend of old reports and an
+auditor with a copy of the file all go through here, and none of them can read past a difference.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from engine.commands import Command
 from engine.core import Engine
 from engine.events import Event
 from engine.faults import DigestMismatch
-from engine.log.digest import DigestChain
+from engine.log.digest import STATE_VERSION, DigestChain
 from engine.log.log import LOG_NAME, LogReader, Mark
 from engine.log.storage import FileStorage, Storage
 
@@ -36,6 +37,7 @@ class ReplayResult(NamedTuple):
     sequence: int  #: last command applied
     time_ns: int  #: its stamp; 0 if there is none
     marks: int  #: digest marks that agreed
+    other_states: int  #: of these, marks whose state digest another version made: only the events were compared
     marked: int  #: sequence of the last of them
     reader: LogReader  #: for ``header``, ``torn``, ``mark_problem``, ``end``, ``chain``
     complete: bool  #: the end of the log was reached, not the sequence asked for
@@ -85,14 +87,16 @@ def replay(
     apply = engine.apply
     update = digest.update
     size = reader.size()
-    sequence = time_ns = marks = marked = 0
+    sequence = time_ns = marks = other_states = marked = 0
     last = until if until is not None else 2**63
     complete = False
     for entry in reader.entries():
         if isinstance(entry, Mark):
             recorded, replayed = entry.events_digest, digest.mark()
             what = "event digest"
-            if recorded == replayed:
+            if recorded == replayed and entry.state_version != STATE_VERSION:
+                other_states += 1
+            elif recorded == replayed:
                 recorded, replayed = entry.state_digest, engine.digest()
                 what = "state digest"
             if recorded != replayed:
@@ -122,4 +126,4 @@ def replay(
         complete = True
     if progress is not None:
         progress(size, size)
-    return ReplayResult(engine, digest, sequence, time_ns, marks, marked, reader, complete)
+    return ReplayResult(engine, digest, sequence, time_ns, marks, other_states, marked, reader, complete)

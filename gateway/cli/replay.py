@@ -164,6 +164,7 @@ def _as_dict(
             "durable_mark": result.reader.mark_problem or "agrees",
             "chain": result.reader.chain.hex(),
             "digest_marks": result.marks,
+            "digest_marks_of_other_states": result.other_states,
             "marked_sequence": result.marked,
             "events_digest": result.digest.value().hex(),
             "state_digest": result.engine.digest().hex(),
@@ -338,6 +339,12 @@ def _print_verdict(
         if reader.mark_problem:
             console.print(f"The durable mark says nothing: {reader.mark_problem}.", style="yellow")
         marks = f"{result.marks:,} digest mark{'' if result.marks == 1 else 's'}"
+        if result.other_states:
+            console.print(
+                f"Of {marks}, {result.other_states:,} tell the state in the terms of another build: there only the "
+                "events were compared.",
+                style="yellow",
+            )
         console.print(f"events digest {result.digest.value().hex()}")
         console.print(f"state digest  {result.engine.digest().hex()}")
         replayed = f"{applied:,} commands replayed{'' if result.complete else ' as asked'}"

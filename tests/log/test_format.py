@@ -94,7 +94,7 @@ def test_a_stranger_recomputes_the_event_digests_from_the_events(tmp_path: Path)
     digest = bytes(32)
     events = iter(exchange.events)
     sequence = 0
-    for marked, recorded, _ in marks:
+    for marked, recorded, _, _ in marks:
         data = digest
         while sequence < marked:
             sequence, time_ns, said = next(events)

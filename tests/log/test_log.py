@@ -30,6 +30,7 @@ from engine.log import (
     Storage,
     encode_commands,
 )
+from engine.log.digest import STATE_VERSION
 from engine.log.log import _WINDOW as WINDOW
 from engine.log.log import _decode_groups as decode_groups
 from engine.types import Phase, Side
@@ -162,7 +163,7 @@ def test_digest_marks_lie_between_batches_and_speak_of_the_command_before(storag
     batch, mark, _ = LogReader(storage).entries()
     assert isinstance(batch, Batch)
     assert isinstance(mark, Mark)
-    assert mark[1:] == (1, b"e" * 32, b"s" * 32)
+    assert mark[1:] == (1, b"e" * 32, b"s" * 32, STATE_VERSION)
     assert len(contents(storage)) == 2
 
 

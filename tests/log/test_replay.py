@@ -14,7 +14,8 @@ from engine.core import Engine
 from engine.events import Event
 from engine.faults import DigestMismatch, LogDamaged
 from engine.log import LOG_NAME, FileStorage, Log, LogReader, MemoryStorage
-from engine.log.digest import DigestChain
+from engine.log.digest import STATE_VERSION, DigestChain
+from engine.log.log import MARK
 from engine.log.replay import open_log, replay
 from tests.log.day import DAY, HEADER, Exchange, write_day
 from tests.log.test_log import _header_chain, _reseal
@@ -150,6 +151,39 @@ def test_a_mark_of_another_state_is_found_even_if_the_events_agree() -> None:
     exchange.log.close()
 
     with pytest.raises(DigestMismatch, match="Expected state digest " + "00" * 32):
+        replay(storage)
+
+
+def _write_mark_of_version(exchange: Exchange, events_digest: bytes, state_digest: bytes, *version: int) -> None:
+    """A mark as another build writes it: none that the first ones wrote, a number that later ones do."""
+    exchange.log._append(
+        MARK, 0, msgspec.msgpack.encode((exchange.log.sequence, events_digest, state_digest, *version))
+    )
+
+
+@pytest.mark.parametrize("version", [(STATE_VERSION + 1,), (STATE_VERSION + 1, "more"), ()])
+def test_the_state_digest_of_another_version_is_not_compared_and_told(version: tuple[int, ...]) -> None:
+    storage = MemoryStorage()
+    exchange = Exchange(Log.open(storage, HEADER))
+    exchange.commit(*DAY[:3])
+    _write_mark_of_version(exchange, exchange.digest.mark(), bytes(32), *version)
+    exchange.commit(*DAY[3:6], mark=True)
+    exchange.log.close()
+
+    result = replay(storage)
+
+    assert (result.marks, result.other_states) == (2, 1)
+    assert result.engine.digest() == exchange.engine.digest()
+
+
+def test_the_events_are_compared_at_a_mark_of_any_version() -> None:
+    storage = MemoryStorage()
+    exchange = Exchange(Log.open(storage, HEADER))
+    exchange.commit(*DAY[:3])
+    _write_mark_of_version(exchange, bytes(32), bytes(32), STATE_VERSION + 1)
+    exchange.log.close()
+
+    with pytest.raises(DigestMismatch, match="Expected event digest " + "00" * 32):
         replay(storage)
 
 

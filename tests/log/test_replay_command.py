@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from engine.log import FileStorage, Log
+from engine.log.digest import STATE_VERSION
 from gateway.cli.replay import replay
 from tests.log.day import DAY, HEADER, Exchange, write_day
 
@@ -227,6 +228,19 @@ def test_a_market_that_differs_from_its_record_leaves_1(tmp_path: Path) -> None:
     status, output = run(tmp_path)
     assert status == 1
     assert "differs" in output
+
+
+def test_a_mark_in_the_terms_of_another_build_is_told_and_leaves_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.log.log.STATE_VERSION", STATE_VERSION + 1)
+    write_day(FileStorage(tmp_path), mark_every=5)
+
+    status, shown = told(tmp_path)
+    assert (status, shown["digest_marks"], shown["digest_marks_of_other_states"]) == (0, 3, 3)
+    status, output = run(tmp_path)
+    assert status == 0
+    assert "Of 3 digest marks, 3 tell the state in the terms of another build" in " ".join(output.split())
 
 
 def test_a_running_exchange_is_not_disturbed(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import msgspec
 import pytest
 
 from engine import Engine, Traded
-from engine.log.replay import open_log
+from engine.log.digest import STATE_VERSION
+from engine.log.replay import open_log, replay
 
 FOLDER = Path(__file__).with_name("golden")
 
@@ -34,6 +35,12 @@ GOLDEN = {
     "both-profiles.log": Known(36, 5, "1622b67ab72a86636f7bae0c385c2bc888b6c3609ee658173b8675cf1bee5f58"),
 }
 
+#: ``STATE_VERSION``, and what the state comes to at the end.
+STATES = {
+    "start-day.log": (1, "ec9b1b9b57ad348c64c5b03bcffd7f9a11d4b20088b96d6f5fbe208f92bf8fe8"),
+    "both-profiles.log": (1, "c304edba0e9bd03844674ec5c7c3ccbd09902e66e9e4c760ffe87fe33256d8f2"),
+}
+
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_a_log_of_an_earlier_build_gives_the_bytes_it_always_gave(name: str) -> None:
@@ -47,6 +54,14 @@ def test_a_log_of_an_earlier_build_gives_the_bytes_it_always_gave(name: str) -> 
         trades += sum(isinstance(event, Traded) for event in events)
 
     assert Known(engine.sequence, trades, digest.hexdigest()) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_digest_is_made_of_the_same_as_others_of_its_version(name: str) -> None:
+    """Whoever changes what ``Engine.digest`` is made of raises ``STATE_VERSION``, and puts both here anew."""
+    found = replay(FOLDER / name).engine.digest().hex()
+
+    assert (STATE_VERSION, found) == STATES[name]
 
 
 def test_every_golden_log_is_replayed() -> None:
