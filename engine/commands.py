@@ -37,12 +37,19 @@ InstrumentCode = Annotated[str, Meta(min_length=1, max_length=12, extra_json_sch
 InstrumentOrAll = Annotated[str, Meta(max_length=12, extra_json_schema={"pattern": r"^[A-Z0-9-]*$"})]
 Account = Annotated[str, Meta(max_length=32, extra_json_schema={"pattern": r"^[!-~]*$"})]
 """The member's own opaque client reference; no personal data."""
+ParticipantOrAll = Annotated[str, Meta(max_length=16, extra_json_schema={"pattern": r"^[a-z0-9-]*$"})]
 Price = Annotated[int, Meta(ge=0, le=PRICE_MAX)]
 """Whole price units of the instrument; 0 means none."""
 Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
 """Whole token units."""
 Date = Annotated[int, Meta(ge=0, le=99991231)]
 """A business date as YYYYMMDD, for instance 20261124; 0 means none."""
+Yen = Annotated[int, Meta(ge=0, le=2**53)]
+BasisPoints = Annotated[int, Meta(ge=0, le=1_000_000)]
+"""Hundredths of a percent; 0 means none."""
+Count = Annotated[int, Meta(ge=0, le=2**31)]
+Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Nanoseconds since the epoch (UTC); 0 means none."""
 
 
 class _Command(Struct, gc=False, array_like=True, forbid_unknown_fields=True):
@@ -67,6 +74,7 @@ class NewOrder(_Command, tag="new"):
     post_only: bool = False
     self_trade: SelfTrade = SelfTrade.DEFAULT
     expire_date: Date = 0  #: last day of a GTD order
+    confirmed: bool = False  #: its member means it, although it is a large share of the units outstanding
 
 
 class CancelOrder(_Command, tag="cancel"):
@@ -81,6 +89,7 @@ class AmendOrder(_Command, tag="amend"):
     client_order_id: ClientOrderId  #: the order to change
     quantity: Quantity = 0  #: new total of the order, filled part included; 0 leaves it
     price: Price = 0  #: new limit; 0 leaves it
+    confirmed: bool = False  #: see ``NewOrder.confirmed``
 
 
 class MassCancel(_Command, tag="mass_cancel"):
@@ -158,6 +167,7 @@ class SetPhase(_Command, tag="phase"):
 
     instrument: InstrumentCode
     phase: Phase
+    until_ns: Time = 0  #: when this phase is due to end; refusals of cancels name it
 
 
 class SetReferencePrice(_Command, tag="reference"):
@@ -172,9 +182,61 @@ class SuspendInstrument(_Command, tag="suspend"):
 
 
 class ResumeInstrument(_Command, tag="resume"):
-    """START's `T`."""
+    """START's `T`. Where the rule ``reopen_call_seconds`` says so, a call re-opens the book (market-rules 7)."""
 
     instrument: InstrumentCode
+
+
+class Kill(_Command, tag="kill"):
+    """The kill switch: cancel what is open, at once in every phase, and refuse new orders until ``Restore``.
+
+    Of one member, of one instrument, of a member in an instrument, or of all: "" means every one.
+    """
+
+    participant: ParticipantOrAll = ""
+    instrument: InstrumentOrAll = ""
+
+
+class Restore(_Command, tag="restore"):
+    """Take back the ``Kill`` that named the same; others stay on."""
+
+    participant: ParticipantOrAll = ""
+    instrument: InstrumentOrAll = ""
+
+
+class SetRiskLimits(_Command, tag="set_risk_limits"):
+    """Pre-trade limits of members in instruments (market-rules 7), in place of those set for the same pair; 0: none.
+
+    ``participant`` "" means each member by itself. ``instrument`` "" means any instrument; open orders and messages are
+    then counted over all of them together. An order has to pass the limits of every pair that it falls under.
+    """
+
+    participant: ParticipantOrAll = ""
+    instrument: InstrumentOrAll = ""
+    quantity_max: Quantity = 0  #: of one order
+    value_max: Yen = 0  #: of one order, at the worst price it can get
+    share_alert: BasisPoints = 0  #: above this share of the units outstanding an order has to be confirmed
+    share_max: BasisPoints = 0  #: above this share it is refused
+    collar: BasisPoints = 0  #: how far from the last price a limit may be
+    open_orders_max: Count = 0
+    messages_max: Count = 0  #: orders and amends taken in one interval; cancels are free
+    interval_ms: Count = 1000  #: intervals begin at multiples of it since the epoch
+    cancel_on_disconnect: bool | None = None  #: none: as the instrument's rule has it
+
+
+class Disconnected(_Command, tag="disconnected"):
+    """A member has lost its last connection: its orders go where ``cancel_on_disconnect`` says so (market-rules 7).
+
+    A non-cancel period holds it up until the auction is over.
+    """
+
+    participant: ParticipantOrAll
+
+
+class BustTrade(_Command, tag="bust"):
+    """Cancel a trade that was an error. The orders stay as they are, last price and statistics too."""
+
+    trade_id: Annotated[int, Meta(ge=1)]
 
 
 MemberCommand = NewOrder | CancelOrder | AmendOrder | MassCancel
@@ -188,5 +250,10 @@ ExchangeCommand = (
     | SetReferencePrice
     | SuspendInstrument
     | ResumeInstrument
+    | Kill
+    | Restore
+    | SetRiskLimits
+    | Disconnected
+    | BustTrade
 )
 Command = MemberCommand | ExchangeCommand

@@ -114,6 +114,64 @@ class SelfTradePrevented(_Event, tag="prevented"):
     other_order_id: int
 
 
+class CancelFrozen(_Event, tag="frozen"):
+    """Until when an order cannot be cancelled: said behind the refusal of a cancel, or behind a mass cancel that waits.
+
+    Said where the exchange has said when the phase ends (``PhaseTimed``).
+    """
+
+    participant: str
+    request_id: str
+    client_order_id: str  #: the order; "" for a mass cancel
+    instrument: str
+    until: Phase  #: the next phase that takes cancels, or ends the order
+    until_ns: int  #: when the present phase is due to end
+
+
+class KillSwitched(_Event, tag="killed"):
+    """The kill switch was put on or off. The orders that it cancels follow."""
+
+    participant: str  #: "" for every member: then this is public
+    instrument: str  #: "" for every instrument
+    killed: bool  #: off: new orders are taken again
+    count: int  #: orders it cancels
+
+
+class RiskLimitsSet(_Event, tag="risk_limits"):
+    """See ``SetRiskLimits``."""
+
+    participant: str
+    instrument: str
+    quantity_max: int
+    value_max: int
+    share_alert: int
+    share_max: int
+    collar: int
+    open_orders_max: int
+    messages_max: int
+    interval_ms: int
+    cancel_on_disconnect: bool | None
+
+
+class LargeOrderAlerted(_Event, tag="large_order"):
+    """For the operator: an order for a large share of the units outstanding. It was refused, or its member meant it."""
+
+    participant: str
+    client_order_id: str  #: of the order, or of the request that would have made it so large
+    instrument: str
+    quantity: int
+    units_outstanding: int
+    confirmed: bool  #: the order stands
+
+
+class ConnectionLost(_Event, tag="connection_lost"):
+    """A member has lost its last connection. The orders that go for it now follow."""
+
+    participant: str
+    count: int  #: orders it cancels now
+    waiting: int  #: books in which it waits until the auction is over
+
+
 # --- trades: two members' business, and the public's -----------------------------------------------------------------
 
 
@@ -158,6 +216,28 @@ class DisplayChanged(_Event, tag="displayed"):
     displayed_before: int
 
 
+class TradeBusted(_Event, tag="busted"):
+    """A trade was an error and is void. The gateway tells each side and the public, settlement undoes it.
+
+    Neither order comes back, and last price and reference price stay: ``SetReferencePrice`` is for that.
+    """
+
+    trade_id: int
+    instrument: str
+    price: int
+    quantity: int
+    buyer: str
+    buy_client_order_id: str
+    buy_order_id: int
+    buy_account: str
+    seller: str
+    sell_client_order_id: str
+    sell_order_id: int
+    sell_account: str
+    trade_date: int  #: of the trade, YYYYMMDD
+    units_outstanding: int = 0  #: of the instrument: what share of them the trade was is the operator's judgement
+
+
 # --- public ----------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +276,24 @@ class PhaseChanged(_Event, tag="phase"):
     instrument: str
     phase: Phase
     before: Phase
+
+
+class PhaseTimed(_Event, tag="phase_timed"):
+    """When the present phase of a book is due to end; the exchange's clock ends a call that a rule has opened."""
+
+    instrument: str
+    phase: Phase
+    until_ns: int  #: nanoseconds since the epoch
+
+
+class VolatilityInterrupted(_Event, tag="volatility"):
+    """The next trade would lie outside the band: trading stops, and a call follows (market-rules 2)."""
+
+    instrument: str
+    price: int  #: of the trade that was not made
+    reference: int  #: price around which the band lies
+    lower: int
+    upper: int
 
 
 class ReferencePriceSet(_Event, tag="reference"):
@@ -237,4 +335,12 @@ Event = (
     | ReferencePriceSet
     | TradingStateChanged
     | AuctionUncrossed
+    | CancelFrozen
+    | KillSwitched
+    | RiskLimitsSet
+    | LargeOrderAlerted
+    | ConnectionLost
+    | TradeBusted
+    | PhaseTimed
+    | VolatilityInterrupted
 )

@@ -109,6 +109,8 @@ class CancelReason(IntEnum):
     DISCONNECT = 6
     REPLACED = 7  #: an amend to a total at or below what was already filled
     LIMITS = 8  #: no longer valid under new ticks, limits or eligibility
+    KILL = 9  #: the operator's kill switch
+    HALT = 10  #: the book was halted, and its rule is that a halt voids orders
 
 
 class Reason(IntEnum):
@@ -142,3 +144,13 @@ class Reason(IntEnum):
     NOT_PERMITTED = 25
     BAD_IDENTITY = 26  #: a participant, account or client_order_id that is not well formed
     NO_OPPOSITE_LIMIT = 27  #: a market-to-limit order that finds no limit to take over
+    KILLED = 28  #: the kill switch is on for the member, the instrument or the market
+    QUANTITY_CAP = 29  #: more units than the member's or the book's risk limit
+    VALUE_CAP = 30  #: worth more than the member's or the book's risk limit
+    SHARE_CAP = 31  #: too large a share of the units outstanding
+    NEEDS_CONFIRMATION = 32  #: a share of the units outstanding that its member has to confirm
+    PRICE_COLLAR = 33  #: too far from the last price
+    TOO_MANY_ORDERS = 34  #: more open orders than the risk limit
+    TOO_MANY_MESSAGES = 35  #: more orders and amends in the interval than the risk limit
+    UNKNOWN_TRADE = 36
+    TRADE_BUSTED = 37  #: the trade has been busted before

@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (1, "ec9b1b9b57ad348c64c5b03bcffd7f9a11d4b20088b96d6f5fbe208f92bf8fe8"),
-    "both-profiles.log": (1, "c304edba0e9bd03844674ec5c7c3ccbd09902e66e9e4c760ffe87fe33256d8f2"),
+    "start-day.log": (2, "81ad8dd4b4ef166ee5cb562c1200cb22faf0dfa88df0a929342e5d5ec15f9946"),
+    "both-profiles.log": (2, "c649fc8502d3e039ee19ab8a6c14edcaf12533ba46dcd8bcb6003008b96de7a0"),
 }
 
 
