@@ -3,8 +3,8 @@
 A promise such as "same log, same bytes out, on any Python from 3.11" is only worth what is run. So every interpreter
 at hand gets a venv of its own and the same suite. The main Python runs it with the engine compiled, where that could be
 done, and what concerns the engine once more with its source interpreted; the others run the source. Each run is told
-which engine it is to load, and the test session makes sure of it. The other Pythons draw fewer random examples: they
-may differ in how they run the source, not in what it means. A table at the end says which ran and which are
+which engine it is to load, and the test session makes sure of it. What runs again draws fewer random examples: it may
+differ in how the source is run, not in what it means. A table at the end says which ran and which are
 absent. Versions are looked for on PATH and where pyenv and uv keep theirs, and each is tried before it is believed: a
 pyenv shim named ``python3.12`` exists and fails where 3.12 is not selected.
 
@@ -40,6 +40,8 @@ PROBE = (
 )
 
 COMPILED, INTERPRETED = "compiled", "interpreted"
+#: Profile of Hypothesis with few examples: what runs a second time is to find how a run differs, not what it means.
+QUICK = "quick"
 #: What the engine's source decides.
 ENGINE = ["tests/engine", "tests/log", "tests/cases"]
 #: What another Python might do differently: all but what starts many processes (demo, client) and the documents.
@@ -181,12 +183,12 @@ def main(arguments: list[str]) -> int:
         python = Path(sys.executable)
         if is_compiled():
             rows.append(run_pytest(f"Python {version}", python, arguments, COMPILED))
-            rows.append(run_pytest(f"Python {version}", python, arguments or ENGINE, INTERPRETED))
+            rows.append(run_pytest(f"Python {version}", python, arguments or ENGINE, INTERPRETED, QUICK))
         else:
             rows.append(Row(f"Python {version}, {COMPILED}", "absent"))
             rows.append(run_pytest(f"Python {version}", python, arguments, INTERPRETED))
         for row, other in prepared:
-            rows.append(run_pytest(row.what, other, arguments or OTHERS, INTERPRETED, "quick") if other else row)
+            rows.append(run_pytest(row.what, other, arguments or OTHERS, INTERPRETED, QUICK) if other else row)
     print(f"\n{table(rows)}\n")
     wanted = os.environ.get("DOJIMA_REQUIRE", "")
     print(f"mosquitto: {shutil.which('mosquitto', path=os.environ.get('PATH', '') + ':/usr/sbin') or 'absent'}", end="")

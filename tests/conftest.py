@@ -28,6 +28,11 @@ settings.register_profile("quick", settings.get_profile("default"), max_examples
 settings.register_profile("nightly", settings.get_profile("default"), derandomize=False, max_examples=2_000)
 settings.load_profile(os.environ.get("DOJIMA_PROFILE", "default"))
 
+# A shell starts what runs in the background with Ctrl-C ignored, and a process hands that down: an exchange that a test
+# ends with SIGINT would not hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 #: Which engine is tested is said and made sure of: a run that meant the other one proves nothing.
 assert os.environ.get("DOJIMA_BACKEND", engine.BACKEND) == engine.BACKEND
 
