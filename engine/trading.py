@@ -32,6 +32,7 @@ from engine.events import (
     SelfTradePrevented,
     Traded,
 )
+from engine.faults import InvariantBroken
 from engine.identities import Identities
 from engine.market import Instrument, Options
 from engine.matching import auction, continuous
@@ -621,31 +622,74 @@ class Trading:
         )
 
     def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
-        """Hold one itayose: freeze, price, allocate, print; then what has no place afterwards leaves or rests."""
+        """Hold one itayose: freeze, price, allocate, check; then print, and what has no place afterwards leaves."""
+        self._carry_out(instrument, self._plan_auction(instrument), events)
+
+    def _plan_auction(self, instrument: Instrument) -> auction.Plan:
+        """What an auction held now does, checked; nothing is changed. Raises ``InvariantBroken``."""
+        table = self._orders
+        rules = instrument.rules
+        reserves = instrument.reserves
+        bids = auction.freeze(table, instrument.book, BUY, instrument.index, reserves)
+        asks = auction.freeze(table, instrument.book, SELL, instrument.index, reserves)
+        plan = auction.Plan(bids, asks)
+        groups: dict[int, int] | None = None
+        try:
+            plan.result = self._price_plan(instrument, plan)
+            if plan.result.price:
+                plan.icebergs = sorted(reserves)
+                if instrument.prevents:
+                    self._plan_cuts(instrument, plan)
+            if plan.result.price:
+                buys: list[int] = []
+                sells: list[int] = []
+                buy_fills = self._fills(instrument, plan, BUY, buys)
+                sell_fills = self._fills(instrument, plan, SELL, sells)
+                groups = self._groups(instrument, buys + sells) if instrument.prevents else None
+                plan.matches = auction.matches(buys, buy_fills, sells, sell_fills, groups)
+        except ValueError as error:  # arithmetic that was handed what cannot be
+            raise InvariantBroken(f"The auction of {instrument.code} cannot be worked out: {error}") from error
+        auction.verify(
+            plan,
+            table,
+            instrument.ticks,
+            instrument.lower,
+            instrument.upper,
+            rules.market_orders_must_all_fill,
+            groups,
+        )
+        return plan
+
+    def _price_plan(self, instrument: Instrument, plan: auction.Plan) -> Equilibrium:
+        return auction.price_frozen(
+            plan.bids,
+            plan.asks,
+            instrument.ticks,
+            instrument.lower,
+            instrument.upper,
+            instrument.reference,
+            instrument.rules.auction_price,
+            instrument.rules.market_orders_must_all_fill,
+        )
+
+    def _carry_out(self, instrument: Instrument, plan: auction.Plan, events: list[Event]) -> None:
+        """Do what was planned and checked."""
         table = self._orders
         book = instrument.book
-        result = self._equilibrium(instrument)
-        icebergs: list[int] = sorted(instrument.reserves) if result.price else []
+        result = plan.result
+        icebergs = plan.icebergs
         for order in icebergs:
             self._show_whole(instrument, order, events)
-        if result.price and instrument.prevents:
-            result = self._cut_self_trades(instrument, result, icebergs, events)
-        matches: list[auction.Match] = []
-        if result.price:
-            buys: list[int] = []
-            sells: list[int] = []
-            buy_fills = self._fills(instrument, BUY, result.volume, icebergs, buys)
-            sell_fills = self._fills(instrument, SELL, result.volume, icebergs, sells)
-            groups = self._groups(instrument, buys + sells) if instrument.prevents else None
-            matches = auction.matches(buys, buy_fills, sells, sell_fills, groups)
+        for cut in plan.cuts:
+            self._cut(instrument, cut, events)
         events.append(
             AuctionUncrossed(
-                instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(matches)
+                instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(plan.matches)
             )
         )
         traded: dict[int, int] = {}
         opens = table.open
-        for match in matches:
+        for match in plan.matches:
             buy = match.buy
             sell = match.sell
             quantity = match.quantity
@@ -688,19 +732,16 @@ class Trading:
                 options.shown -= (traded - options.shown) % options.display
         self._show_peak(instrument, order, events)
 
-    def _fills(
-        self, instrument: Instrument, side: int, volume: int, icebergs: list[int], orders: list[int]
-    ) -> list[int]:
-        """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach."""
+    def _fills(self, instrument: Instrument, plan: auction.Plan, side: int, orders: list[int]) -> list[int]:
+        """Fills of one side, parallel to ``orders``, which is filled with the orders that the volume can reach."""
         peaks: dict[int, tuple[int, int]] = {}
         if instrument.rules.peak_priority:
-            for order in icebergs:
-                peaks[order] = (self._options[order].shown, self._options[order].display)
+            for order in plan.icebergs:
+                peaks[order] = (self._orders.open[order], self._options[order].display)
         return auction.fills(
+            plan.bids if side == BUY else plan.asks,
             self._orders,
-            instrument.book,
-            side,
-            volume,
+            plan.result.volume,
             instrument.rules.allocation,
             instrument.lot,
             orders,
@@ -728,9 +769,7 @@ class Trading:
             groups[order] = numbers.setdefault(key, len(numbers))
         return groups
 
-    def _cut_self_trades(
-        self, instrument: Instrument, result: Equilibrium, icebergs: list[int], events: list[Event]
-    ) -> Equilibrium:
+    def _plan_cuts(self, instrument: Instrument, plan: auction.Plan) -> None:
         """Take out orders until nobody has to trade with its own group, and price the book without them.
 
         Pairs that avoid self-trades exist exactly when no group has more fills, on both sides together, than volume
@@ -738,11 +777,12 @@ class Trading:
         the oldest, or the newest of each side; DECREMENT takes only the excess off the newest of each side.
         """
         table = self._orders
-        while result.price:
+        while plan.result.price:
+            volume = plan.result.volume
             buys: list[int] = []
             sells: list[int] = []
-            buy_fills = self._fills(instrument, BUY, result.volume, icebergs, buys)
-            sell_fills = self._fills(instrument, SELL, result.volume, icebergs, sells)
+            buy_fills = self._fills(instrument, plan, BUY, buys)
+            sell_fills = self._fills(instrument, plan, SELL, sells)
             groups = self._groups(instrument, buys + sells)
             totals: dict[int, int] = {}
             for orders, fills in ((buys, buy_fills), (sells, sell_fills)):
@@ -750,10 +790,10 @@ class Trading:
                     group = groups.get(orders[i], -1)
                     if group >= 0:
                         totals[group] = totals.get(group, 0) + fills[i]
-            over = [group for group, total in totals.items() if total > result.volume]
+            over = [group for group, total in totals.items() if total > volume]
             if not over:
-                return result
-            excess = totals[over[0]] - result.volume
+                return
+            excess = totals[over[0]] - volume
             group = over[0]
             buying = [order for order, fill in zip(buys, buy_fills, strict=True) if fill and groups.get(order) == group]
             selling = [o for o, fill in zip(sells, sell_fills, strict=True) if fill and groups.get(o) == group]
@@ -764,31 +804,47 @@ class Trading:
             newest = both[1][1]
             options = self._options.get(newest, _NO_OPTIONS)
             mode = options.self_trade or instrument.rules.self_trade
-            events.append(
-                SelfTradePrevented(
-                    self._identities.members[table.participant(newest)].name,
-                    instrument.code,
-                    result.price,
-                    excess,
-                    table.client_order_id[newest],
-                    newest,
-                    table.client_order_id[other],
-                    other,
-                )
-            )
+            cut = auction.Cut(plan.result.price, excess, newest, other)
+            plan.cuts.append(cut)
             if mode == SelfTrade.DECREMENT:
-                cut = min(excess, self._whole(instrument, buy), self._whole(instrument, sell))
-                for order in (buy, sell):
-                    if cut == self._whole(instrument, order):
-                        self._withdraw(order, CancelReason.SELF_TRADE, "", events)
-                    else:
-                        self._reduce(instrument, order, cut, events)
+                quantity = min(excess, self._taking_part(plan, buy), self._taking_part(plan, sell))
+                self._take_off(plan, cut, buy, quantity)
+                self._take_off(plan, cut, sell, quantity)
             elif mode == SelfTrade.CANCEL_OLDEST:
                 oldest = min([(table.priority[order], order) for order in buying + selling])[1]
-                self._withdraw(oldest, CancelReason.SELF_TRADE, "", events)
+                self._take_off(plan, cut, oldest, self._taking_part(plan, oldest))
             else:
-                self._withdraw(newest, CancelReason.SELF_TRADE, "", events)
+                self._take_off(plan, cut, newest, self._taking_part(plan, newest))
                 if mode == SelfTrade.CANCEL_BOTH:
-                    self._withdraw(other, CancelReason.SELF_TRADE, "", events)
-            result = self._equilibrium(instrument)
-        return result
+                    self._take_off(plan, cut, other, self._taking_part(plan, other))
+            plan.result = self._price_plan(instrument, plan)
+
+    def _taking_part(self, plan: auction.Plan, order: int) -> int:
+        frozen = plan.bids if self._orders.side(order) == BUY else plan.asks
+        return frozen.amount(self._orders.price[order], order)
+
+    def _take_off(self, plan: auction.Plan, cut: auction.Cut, order: int, quantity: int) -> None:
+        frozen = plan.bids if self._orders.side(order) == BUY else plan.asks
+        frozen.take_off(self._orders.price[order], order, quantity)
+        cut.taken.append((order, quantity))
+
+    def _cut(self, instrument: Instrument, cut: auction.Cut, events: list[Event]) -> None:
+        """Orders give way so that nobody trades with its own group."""
+        table = self._orders
+        events.append(
+            SelfTradePrevented(
+                self._identities.members[table.participant(cut.newest)].name,
+                instrument.code,
+                cut.price,
+                cut.quantity,
+                table.client_order_id[cut.newest],
+                cut.newest,
+                table.client_order_id[cut.other],
+                cut.other,
+            )
+        )
+        for order, quantity in cut.taken:
+            if quantity == table.open[order]:
+                self._withdraw(order, CancelReason.SELF_TRADE, "", events)
+            else:
+                self._reduce(instrument, order, quantity, events)

@@ -1,13 +1,35 @@
-"""An auction on a book: the book is frozen, priced, allocated and paired. What the result does is the core's business.
+"""An auction on a book: the book is frozen, priced, allocated and paired, and what comes out is checked.
 
-The arithmetic is in ``itayose.py``, in pure functions over lists; here they meet the queues.
+The arithmetic is in ``itayose.py``, in pure functions over lists; here they meet the queues. Everything in this module
+only reads: ``freeze`` takes the queues over, order by order, and price, fills and pairs are all made from that one set
+(a cross elsewhere once priced without some orders that it then filled, for years: market-rules 3.2). ``verify`` asks of
+the finished plan what must be true of any, in other words than those that made it. Only then does the core change a
+book. Whatever does not add up is ``InvariantBroken``, raised while the book is still as it was.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from engine.matching.book import BUY, SELL, Book, OrderTable
+from mypy_extensions import i64
+
+from engine.faults import InvariantBroken
+from engine.matching.book import (
+    BUY,
+    IN_BOOK,
+    LEVEL,
+    NEXT,
+    OPEN,
+    PREVIOUS,
+    PRICE,
+    QUANTITY,
+    ROW_OFFSET,
+    ROW_SHIFT,
+    SELL,
+    STATE,
+    Book,
+    OrderTable,
+)
 from engine.matching.itayose import SIMULTANEOUS_RR, Equilibrium, allocate, equilibrium, pair
 from engine.tables import TickTable
 
@@ -65,10 +87,129 @@ def price(
     )
 
 
+class Frozen:
+    """One side of a book as an auction takes it: each price with its orders, best first, market orders before all.
+
+    ``queues`` are the orders of each price, earliest first; ``amounts``, parallel, what of each takes part.
+    """
+
+    def __init__(self) -> None:
+        self.prices: Final[list[int]] = []
+        self.queues: Final[list[list[int]]] = []
+        self.amounts: Final[list[list[int]]] = []
+
+    def amount(self, price: int, order: int) -> int:
+        """What of ``order``, which stands at ``price``, takes part; 0: nothing."""
+        place = self.prices.index(price)
+        queue = self.queues[place]
+        return self.amounts[place][queue.index(order)] if order in queue else 0
+
+    def take_off(self, price: int, order: int, quantity: int) -> None:
+        """Let ``quantity`` of an order not take part."""
+        place = self.prices.index(price)
+        queue = self.queues[place]
+        i = queue.index(order)
+        left = self.amounts[place][i] - quantity
+        if left > 0:
+            self.amounts[place][i] = left
+        else:
+            del queue[i]
+            del self.amounts[place][i]
+
+    def totals(self, prices: list[int], quantities: list[int]) -> int:
+        """Append every price with what takes part there, best first; returns what has no limit."""
+        for i in range(1, len(self.prices)):
+            if self.queues[i]:
+                prices.append(self.prices[i])
+                quantities.append(sum(self.amounts[i]))
+        return sum(self.amounts[0])
+
+
+def freeze(table: OrderTable, book: Book, side: int, instrument: int, reserves: dict[int, int]) -> Frozen:
+    """One side of ``book``, the book of ``instrument``, read order by order; icebergs with what they hide.
+
+    Raises ``InvariantBroken`` where queue, level and row do not say the same.
+    """
+    frozen = Frozen()
+    prices: list[int] = [0]
+    quantities: list[int] = [book.level_quantity(side, 0)]
+    book.levels(side, prices, quantities)
+    count: i64 = table.count
+    rows = table.rows
+    for place in range(len(prices)):
+        price: i64 = prices[place]
+        where = f"side {side}, price {price}"
+        better = prices[place - 1] if place > 1 else 0
+        if price < 0 or (better and (price >= better if side == BUY else price <= better)):
+            raise InvariantBroken(f"A level does not stand behind a better one: {where}")
+        queue: list[int] = []
+        amounts: list[int] = []
+        shown: i64 = 0
+        before: i64 = 0
+        order: i64 = book.head(side, price)
+        while order:
+            if order < 0 or order > count:
+                raise InvariantBroken(f"A queue leads to order {order}, and there are {count}: {where}")
+            at = (order << ROW_SHIFT) + ROW_OFFSET
+            quantity = rows[at + OPEN]
+            if rows[at + PREVIOUS] != before:  # also where a queue runs in a circle
+                raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
+            if rows[at + PRICE] != price or table.side(order) != side or table.instrument(order) != instrument:
+                raise InvariantBroken(f"Order {order} queues where it does not belong: {where}")
+            if rows[at + LEVEL] & STATE != IN_BOOK or quantity <= 0 or quantity > rows[at + QUANTITY]:
+                raise InvariantBroken(f"Order {order} is queued with {quantity} open, which cannot be: {where}")
+            shown += quantity
+            queue.append(order)
+            amounts.append(quantity)
+            before = order
+            order = rows[at + NEXT]
+        if shown != quantities[place]:
+            raise InvariantBroken(f"The queue holds {shown}, its level says {quantities[place]}: {where}")
+        if reserves:
+            for i in range(len(queue)):
+                amounts[i] += reserves.get(queue[i], 0)
+        frozen.prices.append(price)
+        frozen.queues.append(queue)
+        frozen.amounts.append(amounts)
+    return frozen
+
+
+def price_frozen(
+    bids: Frozen,
+    asks: Frozen,
+    ticks: TickTable,
+    lower: int,
+    upper: int,
+    reference: int,
+    rule: str,
+    all_market_must_fill: bool,
+) -> Equilibrium:
+    """What an auction of the frozen orders gives."""
+    bid_prices: list[int] = []
+    bid_quantities: list[int] = []
+    ask_prices: list[int] = []
+    ask_quantities: list[int] = []
+    market_buy = bids.totals(bid_prices, bid_quantities)
+    market_sell = asks.totals(ask_prices, ask_quantities)
+    return equilibrium(
+        bid_prices,
+        bid_quantities,
+        ask_prices,
+        ask_quantities,
+        market_buy,
+        market_sell,
+        ticks,
+        lower,
+        upper,
+        reference,
+        rule,
+        all_market_must_fill,
+    )
+
+
 def fills(
+    frozen: Frozen,
     table: OrderTable,
-    book: Book,
-    side: int,
     volume: int,
     allocation: str,
     lot: int,
@@ -78,30 +219,130 @@ def fills(
     """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach.
 
     ``peaks`` are orders that trade peak by peak, each of which is the last of its price: by number what the first peak
-    has and what each further one has. Such an order may stand in ``orders`` several times. The book is not touched.
+    has and what each further one has. Such an order may stand in ``orders`` several times.
     """
-    prices = [0]
-    book.levels(side, prices, [])
     quantities: list[int] = []
     participants: list[int] = []
     group_sizes: list[int] = []
     reached = 0
-    for level in prices:
+    for place in range(len(frozen.prices)):
         if reached >= volume:
             break
-        group = book.queue(table, side, level)
-        open_quantities = [table.open[order] for order in group]
+        group = frozen.queues[place]
+        amounts = frozen.amounts[place]
+        reached += sum(amounts)
         if peaks:
-            group, open_quantities = _peak_by_peak(group, open_quantities, peaks)
+            group, amounts = _peak_by_peak(group, amounts, peaks)
         orders.extend(group)
-        quantities.extend(open_quantities)
+        quantities.extend(amounts)
         if allocation == SIMULTANEOUS_RR:
             participants.extend([table.participant(order) for order in group])
             group_sizes.append(len(group))
-        reached += book.level_quantity(side, level)
     if allocation == SIMULTANEOUS_RR:
         return allocate(volume, quantities, SIMULTANEOUS_RR, participants, group_sizes, lot)
     return allocate(volume, quantities)
+
+
+class Cut:
+    """What self-trade prevention does before an auction: who would have met whom, and what is taken off which order."""
+
+    def __init__(self, price: int, quantity: int, newest: int, other: int) -> None:
+        self.price: Final = price
+        self.quantity: Final = quantity  #: more than could be paired with others
+        self.newest: Final = newest
+        self.other: Final = other
+        self.taken: Final[list[tuple[int, int]]] = []  #: (order, quantity)
+
+
+class Plan:
+    """All that one auction is going to do. ``verify`` says whether it may."""
+
+    def __init__(self, bids: Frozen, asks: Frozen) -> None:
+        self.bids: Final = bids
+        self.asks: Final = asks
+        self.result: Equilibrium = Equilibrium(0, 0, 0)
+        self.leaving: list[int] = []  #: orders that may not take part, in the order in which they leave
+        self.icebergs: list[int] = []
+        self.cuts: Final[list[Cut]] = []
+        self.matches: list[Match] = []
+
+
+def verify(
+    plan: Plan,
+    table: OrderTable,
+    ticks: TickTable,
+    lower: int,
+    upper: int,
+    all_market_must_fill: bool,
+    groups: dict[int, int] | None,
+) -> None:
+    """Raise ``InvariantBroken`` unless the plan is one that any reader of market-rules 3 would let pass.
+
+    The price is on the grid and within limits; supply and demand there give the volume and the surplus; the pairs give
+    the volume on both sides; nobody trades more than takes part of his order, beyond his limit, or with his own group;
+    and nobody with a better claim than the price is left on the side that fills whole.
+    """
+    price = plan.result.price
+    volume = plan.result.volume
+    if not price:
+        if plan.matches or volume:
+            raise InvariantBroken(f"An auction without a price has {len(plan.matches)} trades of {volume}")
+        return
+    if not ticks.is_valid(price) or (lower and price < lower) or (upper and price > upper):
+        raise InvariantBroken(f"Expected an auction price on the grid from {lower} to {upper}, got {price}")
+    bought: dict[int, int] = {}
+    sold: dict[int, int] = {}
+    total = 0
+    for match in plan.matches:
+        if match.quantity <= 0:
+            raise InvariantBroken(f"Orders {match.buy} and {match.sell} are to trade {match.quantity}")
+        if groups:
+            group = groups.get(match.buy, -1)
+            if group >= 0 and group == groups.get(match.sell, -1):
+                raise InvariantBroken(f"Orders {match.buy} and {match.sell} of one group are to trade")
+        bought[match.buy] = bought.get(match.buy, 0) + match.quantity
+        sold[match.sell] = sold.get(match.sell, 0) + match.quantity
+        total += match.quantity
+    if total != volume:
+        raise InvariantBroken(f"Expected trades of {volume}, the auction's volume, got {total}")
+    demand = _claims(plan.bids, BUY, price, bought)
+    supply = _claims(plan.asks, SELL, price, sold)
+    if min(demand, supply) != volume or demand - supply != plan.result.surplus:
+        text = f"Expected volume {volume} and surplus {plan.result.surplus} at {price}"
+        raise InvariantBroken(f"{text}, got demand {demand} and supply {supply}")
+    if all_market_must_fill:
+        for frozen in (plan.bids, plan.asks):
+            if sum(frozen.amounts[0]) > volume:
+                raise InvariantBroken(f"Market orders are left at {price}, and there all of them must fill")
+
+
+def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int]) -> int:
+    """All that could trade at ``price``. What trades is among it, better prices first, and within what each order has."""
+    total = 0
+    found = 0
+    short = False
+    for place in range(len(frozen.prices)):
+        level = frozen.prices[place]
+        if level and (level < price if side == BUY else level > price):
+            break
+        queue = frozen.queues[place]
+        amounts = frozen.amounts[place]
+        filled = 0
+        for i in range(len(queue)):
+            quantity = traded.get(queue[i], 0)
+            if quantity:
+                found += 1
+                filled += quantity
+                if quantity > amounts[i]:
+                    raise InvariantBroken(f"Order {queue[i]} is to trade {quantity}, it has {amounts[i]}")
+        if filled and short:
+            raise InvariantBroken(f"Orders at {level} are to trade before others of side {side} with a better claim")
+        whole = sum(amounts)
+        short = short or filled < whole
+        total += whole
+    if found != len(traded):
+        raise InvariantBroken(f"{len(traded) - found} orders are to trade at {price}, which they did not ask for")
+    return total
 
 
 def _peak_by_peak(
