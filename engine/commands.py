@@ -4,7 +4,8 @@ A command says *what* is wished. *Who* wishes it and *when* travel beside it (``
 ``Engine.apply``), so that a payload can never name its own sender. The number is given by the sequencer.
 
 Arrays on the wire and in the log: ``["new", "a-1", "KDX-2107", 0, 10, 100000]``. Fields are only ever appended, with a
-default. Members may send the types of ``MemberCommand``; all others belong to the exchange.
+default. Members may send the types of ``MemberCommand``; all others belong to the exchange, whose operators ask for
+them by ``OperatorCommand``.
 
 This module stays interpreted when the engine is compiled: mypyc drops the keywords of a Struct class.
 """
@@ -256,4 +257,38 @@ ExchangeCommand = (
     | Disconnected
     | BustTrade
 )
-Command = MemberCommand | ExchangeCommand
+
+
+# --- what the exchange's own people send -----------------------------------------------------------------------------
+# As the gateway writes it into the log: the operator's name comes from the login, never from a payload.
+
+
+class OperatorRequest(_Command, tag="operator_request"):
+    """An operator asks for a command of the exchange."""
+
+    operator: Annotated[str, Meta(max_length=16)]
+    request_id: ClientOrderId  #: chosen by the operator, unique per operator for the log's life
+    command: ExchangeCommand
+    confirm_ns: Annotated[int, Meta(ge=0, le=2**62)] = 0  #: how long it waits for a second operator; 0: not at all
+
+
+class OperatorConfirm(_Command, tag="operator_confirm"):
+    """A second operator agrees: what was asked takes effect with this command."""
+
+    operator: Annotated[str, Meta(max_length=16)]
+    request_id: ClientOrderId
+    requested_by: Annotated[str, Meta(max_length=16)]
+    requested_id: ClientOrderId
+
+
+class OperatorDecline(_Command, tag="operator_decline"):
+    """What was asked will not happen: said by whoever asked, or by another operator."""
+
+    operator: Annotated[str, Meta(max_length=16)]
+    request_id: ClientOrderId
+    requested_by: Annotated[str, Meta(max_length=16)]
+    requested_id: ClientOrderId
+
+
+OperatorCommand = OperatorRequest | OperatorConfirm | OperatorDecline
+Command = MemberCommand | ExchangeCommand | OperatorCommand

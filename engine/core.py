@@ -18,7 +18,7 @@ the life of the log. An accepted order or cancel costs two integers there; the a
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -52,10 +52,15 @@ from engine.commands import (
     AmendOrder,
     CancelOrder,
     Command,
+    ExchangeCommand,
     ListInstrument,
     MassCancel,
     MemberCommand,
     NewOrder,
+    OperatorCommand,
+    OperatorConfirm,
+    OperatorDecline,
+    OperatorRequest,
     ResumeInstrument,
     SetCalendar,
     SetLimitTable,
@@ -73,6 +78,7 @@ from engine.events import (
     Event,
     InstrumentListed,
     MassCancelled,
+    OperatorRequested,
     PhaseChanged,
     ReferencePriceSet,
     Rejected,
@@ -92,6 +98,7 @@ from engine.matching.book import (
 )
 from engine.matching.fastbook import FastBook
 from engine.matching.itayose import Equilibrium
+from engine.operators import Operators
 from engine.profiles import (
     AUCTION,
     DAY,
@@ -133,6 +140,8 @@ def _has_options(command: NewOrder) -> bool:
     )
 
 
+EXCHANGE_COMMANDS: Final = get_args(ExchangeCommand)
+
 REFERENCE: Final = "reference"
 FAST: Final = "fast"
 #: What a market can be made with.
@@ -155,6 +164,7 @@ class Engine(Trading):
         self._fast: Final = (book or DEFAULT_BOOK) == FAST
         self._by_code: Final[dict[str, Instrument]] = {}
         self._reference: Final = ReferenceData()
+        self._operators: Final = Operators()
         #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
         self._rows_digests: Final[dict[int, bytes]] = {}
 
@@ -195,15 +205,17 @@ class Engine(Trading):
         refusal: Refusal | None
         if isinstance(command, SetPhase | SetReferencePrice | SuspendInstrument | ResumeInstrument | ListInstrument):
             instrument = command.instrument if is_code(command.instrument) else ""
+        elif isinstance(command, OperatorRequest | OperatorConfirm | OperatorDecline):
+            if participant:
+                events.append(self._not_for_members(command, participant, ""))
+            else:
+                self._operate(command, events)
+            return
         elif not isinstance(command, SetTickTable | SetLimitTable | SetCalendar | StartDay):
             self.sequence -= 1
             raise TypeError(f"Expected a command of engine.commands, got {type(command).__name__}")
         if participant:
-            refusal = Refusal(
-                Reason.NOT_PERMITTED, f"Expected a member's command, got {type(command).__name__}: the exchange's own"
-            )
-            name = participant if is_participant(participant) else ""
-            events.append(Rejected(name, "", refusal.reason, refusal.text, instrument))
+            events.append(self._not_for_members(command, participant, instrument))
             return
         if isinstance(command, SetPhase):
             refusal = self._set_phase(command, events)
@@ -225,6 +237,31 @@ class Engine(Trading):
             refusal = self._suspend(command.instrument, False, events)
         if refusal is not None:
             events.append(Rejected("", "", refusal.reason, refusal.text, instrument))
+
+    def _not_for_members(self, command: Command, participant: str, instrument: str) -> Rejected:
+        text = f"Expected a member's command, got {type(command).__name__}: the exchange's own"
+        name = participant if is_participant(participant) else ""
+        return Rejected(name, "", Reason.NOT_PERMITTED, text, instrument)
+
+    def _operate(self, command: OperatorCommand, events: list[Event]) -> None:
+        """What an operator asks for: carried out like the exchange's own commands, once it may be."""
+        if isinstance(command, OperatorRequest) and not isinstance(command.command, EXCHANGE_COMMANDS):
+            self.sequence -= 1
+            raise TypeError(f"Expected a command of the exchange, got {type(command.command).__name__}")
+        wish = self._operators.take(command, self.time_ns, events)
+        if wish is None:
+            return
+        before = len(events)
+        self._exchange(wish, "", events)
+        last = events[-1] if len(events) == before + 1 else None
+        refusal = last if isinstance(last, Rejected) and not last.participant else None
+        if refusal is not None:
+            events.pop()  # said by the answer to the operator
+        self._operators.settle(command, refusal, events)
+
+    def waiting_requests(self, time_ns: int) -> list[OperatorRequested]:
+        """What operators asked for and a second one can still confirm at ``time_ns``, oldest first."""
+        return self._operators.waiting(time_ns)
 
     # --- identities --------------------------------------------------------------------------------------------------
 
@@ -1015,6 +1052,9 @@ class Engine(Trading):
                 for order in special:
                     hidden = instrument.reserves.get(order, 0)
                     digest.update(encode([order, hidden, order in instrument.stops, self._options[order].key()]))
+        operators = self._operators.key()
+        if operators:
+            digest.update(encode(operators))
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from engine.commands import ExchangeCommand
 from engine.types import CancelReason, OrderType, Phase, Reason, Side, TimeInForce
 
 
@@ -317,6 +318,53 @@ class AuctionUncrossed(_Event, tag="uncrossed"):
     trades: int
 
 
+# --- the exchange's own people ---------------------------------------------------------------------------------------
+
+
+class OperatorRequested(_Event, tag="requested"):
+    """An operator asked for a weighty command. It waits for a second operator and has changed nothing so far."""
+
+    operator: str
+    request_id: str
+    command: ExchangeCommand
+    until_ns: int  #: last stamp at which it can be confirmed
+    repeat: bool = False
+
+
+class OperatorActed(_Event, tag="acted"):
+    """What an operator asked for has happened: the events before this one, of the same command."""
+
+    operator: str
+    request_id: str
+    command: ExchangeCommand
+    confirmed_by: str = ""  #: the second operator; "" where none was needed
+    confirm_id: str = ""  #: under which that one confirmed
+    repeat: bool = False
+
+
+class OperatorRefused(_Event, tag="refused"):
+    """What an operator asked for was refused and changed nothing."""
+
+    operator: str
+    request_id: str
+    reason: Reason
+    text: str  #: what was expected and what came
+    confirmed_by: str = ""  #: the market refused it when this operator confirmed it
+    confirm_id: str = ""
+    repeat: bool = False
+
+
+class OperatorDeclined(_Event, tag="declined"):
+    """What an operator asked for will not happen."""
+
+    operator: str  #: who said so
+    request_id: str
+    requested_by: str
+    requested_id: str
+    command: ExchangeCommand
+    repeat: bool = False
+
+
 Event = (
     Accepted
     | Rejected
@@ -343,4 +391,8 @@ Event = (
     | TradeBusted
     | PhaseTimed
     | VolatilityInterrupted
+    | OperatorRequested
+    | OperatorActed
+    | OperatorRefused
+    | OperatorDeclined
 )

@@ -154,3 +154,5 @@ class Reason(IntEnum):
     TOO_MANY_MESSAGES = 35  #: more orders and amends in the interval than the risk limit
     UNKNOWN_TRADE = 36
     TRADE_BUSTED = 37  #: the trade has been busted before
+    UNKNOWN_REQUEST = 38  #: no request of an operator that waits for a second one
+    TOO_LATE = 39  #: after the time limit

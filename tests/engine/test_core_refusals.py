@@ -36,6 +36,7 @@ from engine import (
     TimeInForce,
     Traded,
 )
+from engine.commands import ExchangeCommand
 from engine.types import VALUE_MAX
 from tests.market import CODE, TODAY, Market, every, refusal, start, zaraba
 
@@ -403,30 +404,36 @@ odd = {int: integers, str: texts, bool: st.booleans(), dict: st.dictionaries(tex
 
 def commands() -> st.SearchStrategy[Command]:
     """Any command with any well-typed values, within the bounds of the wire or far outside."""
-    kinds = []
-    for kind in get_args(Command):
-        fields: dict[str, st.SearchStrategy[Any]] = {}
-        for field in msgspec.structs.fields(kind):
-            name = str(field.type)
-            if "Side | None" in name:
-                fields[field.name] = st.sampled_from([None, *Side])
-            elif "list[" in name:
-                row = {"rows": TickRow if kind is SetTickTable else LimitRow}.get(field.name)
-                item = integers if row is None else st.builds(row, integers, integers)
-                fields[field.name] = st.lists(item, max_size=3)
-            elif isinstance(field.type, type) and issubclass(
-                field.type, Side | OrderType | TimeInForce | Phase | SelfTrade
-            ):
-                fields[field.name] = st.sampled_from(list(field.type))
-            elif "dict" in name:
-                fields[field.name] = odd[dict]
-            elif "bool" in name:
-                fields[field.name] = odd[bool]
-            else:
-                fields[field.name] = odd[str] if "str" in name else odd[int]
-        kinds.append(st.builds(kind, **fields))
-    assert len(kinds) == 13, kinds
+    exchange = st.one_of(*[built(kind, None) for kind in get_args(ExchangeCommand)])
+    kinds = [built(kind, exchange) for kind in get_args(Command)]
+    assert len(kinds) == 21, kinds
     return st.one_of(*kinds)
+
+
+def built(kind: type[Any], exchange: st.SearchStrategy[Any] | None) -> st.SearchStrategy[Any]:
+    """Any command of one kind; one that holds another holds one of ``exchange``."""
+    fields: dict[str, st.SearchStrategy[Any]] = {}
+    for field in msgspec.structs.fields(kind):
+        name = str(field.type)
+        if field.name == "command" and exchange is not None:
+            fields[field.name] = exchange
+        elif "Side | None" in name:
+            fields[field.name] = st.sampled_from([None, *Side])
+        elif "list[" in name:
+            row = {"rows": TickRow if kind is SetTickTable else LimitRow}.get(field.name)
+            item = integers if row is None else st.builds(row, integers, integers)
+            fields[field.name] = st.lists(item, max_size=3)
+        elif isinstance(field.type, type) and issubclass(
+            field.type, Side | OrderType | TimeInForce | Phase | SelfTrade
+        ):
+            fields[field.name] = st.sampled_from(list(field.type))
+        elif "dict" in name:
+            fields[field.name] = odd[dict]
+        elif "bool" in name:
+            fields[field.name] = odd[bool]
+        else:
+            fields[field.name] = odd[str] if "str" in name else odd[int]
+    return st.builds(kind, **fields)
 
 
 @settings(max_examples=150)
