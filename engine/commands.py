@@ -19,11 +19,13 @@ from msgspec import Meta, Struct
 from engine.types import (
     PRICE_MAX,
     QUANTITY_MAX,
+    Approval,
     OrderType,
     Phase,
     SelfTrade,
     Side,
     TimeInForce,
+    WindowKind,
 )
 
 #: A member firm. Topics and logins carry it, never a payload.
@@ -38,7 +40,10 @@ InstrumentCode = Annotated[str, Meta(min_length=1, max_length=12, extra_json_sch
 InstrumentOrAll = Annotated[str, Meta(max_length=12, extra_json_schema={"pattern": r"^[A-Z0-9-]*$"})]
 Account = Annotated[str, Meta(max_length=32, extra_json_schema={"pattern": r"^[!-~]*$"})]
 """The member's own opaque client reference; no personal data."""
+Participant = Annotated[str, Meta(min_length=1, max_length=16, extra_json_schema={"pattern": PARTICIPANT_PATTERN})]
 ParticipantOrAll = Annotated[str, Meta(max_length=16, extra_json_schema={"pattern": r"^[a-z0-9-]*$"})]
+Tag = Annotated[str, Meta(max_length=16, extra_json_schema={"pattern": r"^[!-~]*$"})]
+"""A word of the issuer's, for instance ``JP`` or ``professional``."""
 Price = Annotated[int, Meta(ge=0, le=PRICE_MAX)]
 """Whole price units of the instrument; 0 means none."""
 Quantity = Annotated[int, Meta(ge=0, le=QUANTITY_MAX)]
@@ -240,6 +245,88 @@ class BustTrade(_Command, tag="bust"):
     trade_id: Annotated[int, Meta(ge=1)]
 
 
+class RebuildInstrument(_Command, tag="rebuild"):
+    """Bring back an instrument that was set aside, with a book made anew from its orders.
+
+    It comes back suspended: a call and ``ResumeInstrument`` let it trade again.
+    """
+
+    instrument: InstrumentCode
+
+
+class SetEligibility(_Command, tag="set_eligibility"):
+    """Who may trade and hold a token (market-rules 8), in place of what was set before."""
+
+    instrument: InstrumentCode
+    members_listed: bool = False  #: only members whom ``PermitMember`` names; else all whom it does not bar
+    whitelist: bool = False  #: only accounts that ``SetHolder`` registers
+    jurisdictions: list[Tag] = []  #: of buyers; none given: any
+    investor_types: list[Tag] = []  #: of buyers; none given: any
+    holding_max: Quantity = 0  #: units of one account; 0: any number
+    holders_max: Count = 0  #: accounts; 0: any number
+    approval: Approval = Approval.NONE
+
+
+class SetTokenStatus(_Command, tag="set_token_status"):
+    instrument: InstrumentCode
+    active: bool = True
+    transferable: bool = True
+    paused: bool = False
+    supervision: bool = False  #: START's attention flag: shown, refuses nothing
+    termination: bool = False  #: START's termination flag, for a delisting to come: shown, refuses nothing
+    last_day: Date = 0  #: last trading day; afterwards no order is taken and none is left
+
+
+class PermitMember(_Command, tag="permit"):
+    participant: Participant
+    instrument: InstrumentCode
+    permitted: bool = True
+
+
+class SetHolder(_Command, tag="set_holder"):
+    """What the issuer's register says of an account, in place of what it said before."""
+
+    instrument: InstrumentCode
+    participant: Participant
+    account: Account = ""
+    registered: bool = True
+    jurisdiction: Tag = ""
+    investor_type: Tag = ""
+    holding_max: Quantity = 0  #: units; 0: as the token has it
+    lock_up: Quantity = 0  #: units that may not be sold …
+    lock_up_until: Date = 0  #: … up to and including this day; 0: until further notice
+
+
+class SetWindow(_Command, tag="set_window"):
+    """Days on which an instrument takes no orders. ``kind`` and ``first`` name the window."""
+
+    instrument: InstrumentCode
+    kind: WindowKind
+    first: Date
+    last: Date = 0  #: 0 takes the window back
+    purge: bool = True  #: resting orders are cancelled when it begins; else they stay, and nothing trades
+
+
+class Deposit(_Command, tag="deposit"):
+    """Cash or units of an account that pre-funded instruments may count on."""
+
+    reference: ClientOrderId  #: of the one who books it; each is booked once
+    participant: Participant
+    account: Account
+    quantity: Yen  #: yen, or units of ``instrument``
+    instrument: InstrumentOrAll = ""  #: "": yen
+
+
+class Withdraw(_Command, tag="withdraw"):
+    """Take back what no open order has locked."""
+
+    reference: ClientOrderId
+    participant: Participant
+    account: Account
+    quantity: Yen
+    instrument: InstrumentOrAll = ""
+
+
 MemberCommand = NewOrder | CancelOrder | AmendOrder | MassCancel
 ExchangeCommand = (
     SetTickTable
@@ -256,6 +343,14 @@ ExchangeCommand = (
     | SetRiskLimits
     | Disconnected
     | BustTrade
+    | RebuildInstrument
+    | SetEligibility
+    | SetTokenStatus
+    | PermitMember
+    | SetHolder
+    | SetWindow
+    | Deposit
+    | Withdraw
 )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from engine.commands import ExchangeCommand
-from engine.types import CancelReason, OrderType, Phase, Reason, Side, TimeInForce
+from engine.types import Approval, CancelReason, OrderType, Phase, Reason, Side, TimeInForce, WindowKind
 
 
 class _Event(Struct, gc=False, array_like=True):
@@ -171,6 +171,27 @@ class ConnectionLost(_Event, tag="connection_lost"):
     participant: str
     count: int  #: orders it cancels now
     waiting: int  #: books in which it waits until the auction is over
+
+
+class OrderMarked(_Event, tag="marked"):
+    """Said behind ``Accepted``: what this order trades needs the issuer's approval before it settles."""
+
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+
+
+class BalanceChanged(_Event, tag="balance"):
+    """Cash or units of an account were deposited or withdrawn. What trades move, the trades say."""
+
+    participant: str
+    account: str
+    instrument: str  #: "": yen
+    quantity: int  #: yen or units; below 0: withdrawn
+    balance: int  #: afterwards, what open orders have locked included
+    locked: int
+    reference: str
 
 
 # --- trades: two members' business, and the public's -----------------------------------------------------------------
@@ -365,6 +386,90 @@ class OperatorDeclined(_Event, tag="declined"):
     repeat: bool = False
 
 
+class InstrumentSetAside(_Event, tag="set_aside"):
+    """A book contradicts itself. The command that met it has changed nothing more; other instruments trade on.
+
+    The instrument takes no orders until ``RebuildInstrument``.
+    """
+
+    instrument: str
+    text: str  #: what contradicts what
+    frozen: bool  #: cancels have to wait too: the queues themselves cannot be trusted
+
+
+class InstrumentRebuilt(_Event, tag="rebuilt"):
+    """An instrument that was set aside is back, suspended."""
+
+    instrument: str
+    orders: int  #: in the market, in its book or waiting
+
+
+class EligibilitySet(_Event, tag="eligibility"):
+    """See ``SetEligibility``."""
+
+    instrument: str
+    members_listed: bool
+    whitelist: bool
+    jurisdictions: list[str]
+    investor_types: list[str]
+    holding_max: int
+    holders_max: int
+    approval: Approval
+
+
+class TokenStatusSet(_Event, tag="token_status"):
+    """See ``SetTokenStatus``."""
+
+    instrument: str
+    active: bool
+    transferable: bool
+    paused: bool
+    supervision: bool
+    termination: bool
+    last_day: int
+
+
+class MemberPermitted(_Event, tag="permitted"):
+    """See ``PermitMember``."""
+
+    participant: str
+    instrument: str
+    permitted: bool
+
+
+class HolderSet(_Event, tag="holder"):
+    """See ``SetHolder``."""
+
+    instrument: str
+    participant: str
+    account: str
+    registered: bool
+    jurisdiction: str
+    investor_type: str
+    holding_max: int
+    lock_up: int
+    lock_up_until: int
+
+
+class WindowSet(_Event, tag="window"):
+    """See ``SetWindow``."""
+
+    instrument: str
+    kind: WindowKind
+    first: int
+    last: int
+    purge: bool
+
+
+class WindowBegan(_Event, tag="window_began"):
+    """The instrument takes no orders up to and including ``last``. What it cancels follows."""
+
+    instrument: str
+    kind: WindowKind
+    last: int
+    purge: bool
+
+
 Event = (
     Accepted
     | Rejected
@@ -395,4 +500,14 @@ Event = (
     | OperatorActed
     | OperatorRefused
     | OperatorDeclined
+    | OrderMarked
+    | BalanceChanged
+    | InstrumentSetAside
+    | InstrumentRebuilt
+    | EligibilitySet
+    | TokenStatusSet
+    | MemberPermitted
+    | HolderSet
+    | WindowSet
+    | WindowBegan
 )

@@ -111,6 +111,27 @@ class CancelReason(IntEnum):
     LIMITS = 8  #: no longer valid under new ticks, limits or eligibility
     KILL = 9  #: the operator's kill switch
     HALT = 10  #: the book was halted, and its rule is that a halt voids orders
+    INELIGIBLE = 11  #: its member, account or token may not trade any more
+    WINDOW = 12  #: a record date, a distribution or a freeze has begun
+    UNFUNDED = 13  #: the new day's limits ask for more cash than its account has
+    SET_ASIDE = 14  #: it was on its way when the instrument was set aside
+
+
+class WindowKind(IntEnum):
+    """Why an instrument is closed to orders for some days (market-rules 8)."""
+
+    RECORD_DATE = 0
+    DISTRIBUTION = 1
+    FREEZE = 2
+
+
+class Approval(IntEnum):
+    """What a book does where each transfer needs the issuer's approval (market-rules 8); settlement waits for it."""
+
+    NONE = 0  #: no approval is needed
+    ACCEPT = 1  #: orders are taken like any others
+    REFUSE = 2  #: no orders are taken
+    MARK = 3  #: orders are taken and marked
 
 
 class Reason(IntEnum):
@@ -156,3 +177,17 @@ class Reason(IntEnum):
     TRADE_BUSTED = 37  #: the trade has been busted before
     UNKNOWN_REQUEST = 38  #: no request of an operator that waits for a second one
     TOO_LATE = 39  #: after the time limit
+    SET_ASIDE = 40  #: the instrument's book contradicts itself; it is out of the market until it is rebuilt
+    NOT_REGISTERED = 41  #: the account is not on the token's whitelist
+    HOLDER_NOT_ALLOWED = 42  #: a jurisdiction or investor type that may not hold the token
+    HOLDING_CAP = 43  #: the account would hold more than it may
+    TOO_MANY_HOLDERS = 44  #: the token has as many holders as it may have
+    LOCKED_UP = 45  #: units under a lock-up
+    NOT_TRANSFERABLE = 46  #: the token is not active, not transferable, or paused
+    TERMINATED = 47  #: the token's last trading day is over
+    APPROVAL_REQUIRED = 48  #: each transfer needs the issuer's approval, and the book takes no such orders
+    IN_WINDOW = 49  #: a record date, a distribution or a freeze
+    INSUFFICIENT_UNITS = 50
+    INSUFFICIENT_CASH = 51
+    NO_PRICE_BOUND = 52  #: a pre-funded buy that could cost any amount: no limit, and no daily limit either
+    ALREADY_BOOKED = 53  #: a deposit or withdrawal of this reference has been booked

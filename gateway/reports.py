@@ -19,9 +19,11 @@ from engine.events import (
     Accepted,
     Activated,
     Amended,
+    BalanceChanged,
     Cancelled,
     Event,
     MassCancelled,
+    OrderMarked,
     Rejected,
     SelfTradePrevented,
     Traded,
@@ -35,7 +37,17 @@ from gateway.child import die_with_parent
 MESSAGE_MAX: Final = 500
 
 _encode = msgspec.msgpack.Encoder().encode
-_PRIVATE: Final = (Accepted, Rejected, Cancelled, Amended, MassCancelled, Activated, SelfTradePrevented)
+_PRIVATE: Final = (
+    Accepted,
+    Rejected,
+    Cancelled,
+    Amended,
+    MassCancelled,
+    Activated,
+    SelfTradePrevented,
+    OrderMarked,
+    BalanceChanged,
+)
 
 
 class _Member:

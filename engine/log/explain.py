@@ -148,6 +148,10 @@ _WHY_CANCELLED: Final = {
     CancelReason.DISCONNECT: "its member's connection was lost",
     CancelReason.REPLACED: "it was amended to no more than what had already traded",
     CancelReason.LIMITS: "the new day's ticks, limits or rules do not allow it",
+    CancelReason.INELIGIBLE: "its member, its account or the token itself may not trade any more",
+    CancelReason.WINDOW: "a record date, a distribution or a freeze begins, and the book is emptied for it",
+    CancelReason.UNFUNDED: "the new day's limits ask for more cash than its account has",
+    CancelReason.SET_ASIDE: "it was on its way when the instrument was set aside",
 }
 
 

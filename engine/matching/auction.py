@@ -317,7 +317,7 @@ def verify(
 
 
 def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int]) -> int:
-    """All that could trade at ``price``. What trades is among it, better prices first, and within what each order has."""
+    """All that could trade at ``price``. What trades is among it, better prices first, within each order."""
     total = 0
     found = 0
     short = False

@@ -13,7 +13,17 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from engine.events import Accepted, Activated, Amended, Cancelled, MassCancelled, Rejected, SelfTradePrevented
+from engine.events import (
+    Accepted,
+    Activated,
+    Amended,
+    BalanceChanged,
+    Cancelled,
+    MassCancelled,
+    OrderMarked,
+    Rejected,
+    SelfTradePrevented,
+)
 from engine.types import OrderType, Side, TimeInForce
 
 #: Most commands in one message; a larger batch is refused whole.
@@ -64,7 +74,18 @@ class Fill(Struct, array_like=True, gc=False, tag="fill"):
     settlement_date: int
 
 
-PrivateEvent = Accepted | Rejected | Cancelled | Amended | MassCancelled | Activated | SelfTradePrevented | Fill
+PrivateEvent = (
+    Accepted
+    | Rejected
+    | Cancelled
+    | Amended
+    | MassCancelled
+    | Activated
+    | SelfTradePrevented
+    | OrderMarked
+    | BalanceChanged
+    | Fill
+)
 
 
 class Report(Struct, array_like=True, gc=False):
