@@ -148,6 +148,21 @@ class Limits(_Section, frozen=True):
     batch_commands: Positive = 16_384  #: most commands in one record of the log
 
 
+class Operators(_Section, frozen=True):
+    """Logins of the exchange's own people. Weighty commands take two of them (``gateway.operators``)."""
+
+    names: list[Member] = []
+    confirm_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 120  #: how long a request waits for a second operator
+    rate: Positive = 20  #: messages a second of one operator
+
+
+class DropCopy(_Section, frozen=True):
+    """A login (a clearer, a risk desk) that reads a copy of members' reports and can send no command."""
+
+    login: Member
+    members: list[Member]
+
+
 class Reports(_Section, frozen=True):
     window: NotNegative = 10_000  #: newest reports of each member kept in memory; older ones are derived from the log
     retention: NotNegative = 0  #: newest reports of each member that can be asked for again; 0: all since the beginning
@@ -181,6 +196,8 @@ class Config(_Section, frozen=True):
     tick_tables: dict[str, list[tuple[NotNegative, Positive]]] = {}  #: name: [start, tick] rows
     limit_tables: dict[str, list[tuple[NotNegative, NotNegative]]] = {}  #: name: [base price below, width] rows
     limits: Limits = Limits()
+    operators: Operators = Operators()
+    drop_copy: list[DropCopy] = []
     reports: Reports = Reports()
     market_data: MarketData = MarketData()
     log: Log = Log()
@@ -242,6 +259,18 @@ def _check(config: Config, name: str) -> None:
         raise fail("broker.url", "embedded://, mqtt://host or mqtts://host", config.broker.url.partition("://")[0])
     if isinstance(config.members, list) and EXCHANGE_LOGIN in config.members:
         raise fail("members", f"no member called {EXCHANGE_LOGIN} (the exchange's own login)", EXCHANGE_LOGIN)
+    if len(set(config.operators.names)) == 1:
+        raise fail("operators.names", "at least two operators, for weighty commands take two", config.operators.names)
+    logins = {EXCHANGE_LOGIN: "the exchange's own login"}
+    if isinstance(config.members, list):
+        logins |= dict.fromkeys(config.members, "a member")
+    logins |= dict.fromkeys([member for copy in config.drop_copy for member in copy.members], "a member")
+    others = [(f"operators.names[{i}]", name, "an operator") for i, name in enumerate(config.operators.names)]
+    others += [(f"drop_copy[{i}].login", copy.login, "a copy's reader") for i, copy in enumerate(config.drop_copy)]
+    for key, name, what in others:
+        if name in logins:
+            raise fail(key, f"a login of its own for {what}, not that of {logins[name]}", name)
+        logins[name] = what
     if config.clock.start:
         try:
             start_ns(config.clock.start)

@@ -29,17 +29,30 @@ from engine.commands import (
     SetTickTable,
 )
 from engine.core import Engine
-from engine.events import AuctionUncrossed, DayStarted, Event, PhaseChanged, ReferenceDataSet, Rejected
+from engine.events import (
+    AuctionUncrossed,
+    DayStarted,
+    Event,
+    OperatorActed,
+    OperatorDeclined,
+    OperatorRefused,
+    OperatorRequested,
+    PhaseChanged,
+    ReferenceDataSet,
+    Rejected,
+)
 from engine.log import Header, Log, Storage
 from engine.log.replay import replay
 from gateway import config as settings
-from gateway.bus import codec
+from gateway.bus import codec, topics
 from gateway.bus.messages import MessageError, OpenOrder, OpenOrders, Status
 from gateway.bus.port import Bus, Delivery
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError
+from gateway.copies import Copies
 from gateway.holidays import business_calendar
 from gateway.marketdata import MarketDataBook, Message
+from gateway.operators import Desk
 from gateway.reports import ReportBook, derive, hello
 from gateway.schedule import Schedule
 from gateway.sequencer import DiskJournal, Entry, Sequencer
@@ -145,13 +158,21 @@ class Exchange:
         self.clock = clock
         self.engine = Engine()
         self.counters = Counters()
-        self.reports = ReportBook(config.reports.window, config.reports.retention)
         self.market_data = MarketDataBook(
             self.engine,
             clock,
             snapshot_ms=config.market_data.snapshot_ms,
             digest_every=config.market_data.digest_every,
         )
+        self._share = Share(
+            commands=limits.waiting_commands,
+            nbytes=limits.waiting_bytes,
+            member_commands=limits.member_waiting_commands,
+            member_nbytes=limits.member_waiting_bytes,
+        )
+        self.desk = Desk(config.operators, self.engine, clock, self._share)
+        self.reports = ReportBook(config.reports.window, config.reports.retention, self.desk.fold)
+        self.copies = Copies(config.drop_copy)
         self.schedule = Schedule.from_config(config.schedule, business_calendar(calendar))
         self.settlement = settlement
         self._log = log
@@ -162,12 +183,8 @@ class Exchange:
         self._known: set[tuple[str, str]] = set()  # reference data the market has: (kind, name)
         self._senders: dict[str, _Sender] = {}
         self._members = None if config.members == "any" else frozenset(config.members)
-        self._share = Share(
-            commands=limits.waiting_commands,
-            nbytes=limits.waiting_bytes,
-            member_commands=limits.member_waiting_commands,
-            member_nbytes=limits.member_waiting_bytes,
-        )
+        #: Logins with another part to play; the broker may let them write to a member's topic of their name.
+        self._not_members = frozenset(config.operators.names) | {copy.login for copy in config.drop_copy}
         self._mass_cancel = limits.member_mass_cancel - 1  # beyond what any command costs
         self._rate = (
             f"at most {limits.member_rate} commands a second (a mass cancel counts as {limits.member_mass_cancel})"
@@ -203,6 +220,7 @@ class Exchange:
             text = "%d of %d digest marks tell the state in the terms of another build: only their events were compared"
             logger.warning(text, result.other_states, result.marks)
         self.reports.discard()
+        self.desk.discard()
         # Never below a number that was used: see marketdata.
         self.market_data.start(self._log.end if last else 0)
         if last:
@@ -255,6 +273,8 @@ class Exchange:
                 volume=event.volume,
                 trades=event.trades,
             )
+        elif isinstance(event, OperatorRequested | OperatorActed | OperatorRefused | OperatorDeclined):
+            self._say("operator", by=event.operator, request_id=event.request_id, answer=msgspec.to_builtins(event))
         elif isinstance(event, Rejected):
             self._say("refused", reason=event.reason.name, text=event.text, instrument=event.instrument)
 
@@ -270,7 +290,8 @@ class Exchange:
 
     async def run(self, bus: Bus) -> None:
         """Serve. Returns after ``stop``; raises what makes going on impossible (a failed sync, a broken invariant)."""
-        self.bus = bus
+        self.bus = self.desk.bus = bus
+        self.desk.offer = self._sequencer.offer
         sequencer = asyncio.create_task(self._sequencer.run(), name="sequencer")
         door = asyncio.create_task(self._open_door(), name="bus")
         others = [
@@ -370,9 +391,12 @@ class Exchange:
         self._announce("up")
         self._publish(self.market_data.snapshots())
         known = dict.fromkeys([*(sorted(self._members) if self._members else ()), *self.engine.participants()])
-        known.update(dict.fromkeys(self._senders))
+        known.update(dict.fromkeys(name for name in self._senders if _is_participant(name)))
         for participant in known:
-            self.bus.send(participant, hello(self.reports.next_report(participant), self.engine.sequence))
+            self._greet(participant, participant)
+        for participant, address in self.copies.all():
+            self._greet(participant, address)
+        self.desk.greet()
         self._say("connected" if self.ready.is_set() else "ready", sequence=self.engine.sequence)
         self.ready.set()
 
@@ -388,13 +412,7 @@ class Exchange:
         participant = delivery.participant
         sender = self._senders.get(participant) or self._admit(participant)
         if sender is None:
-            self.counters.unknown_member += 1
-            if _is_participant(participant):
-                text = "Expected a member of this market, got another login"
-                self._refuse(delivery, MessageError("UNKNOWN_MEMBER", text))
-            else:
-                logger.warning("a message from %.40r, which is not a member's name", participant)
-                self.bus.acknowledge((delivery,))
+            self._receive_from_another(delivery)
             return
         payload = delivery.payload
         if delivery.retained:
@@ -436,17 +454,70 @@ class Exchange:
                 self._throttle(delivery, full, FULL_RETRY_MS)
                 return
         if request.open_orders:
-            self._tell_open_orders(participant, request.message_id)
+            self._tell_open_orders(participant, request.message_id, participant)
         if request.resend_from is not None:
-            self._resend(participant, sender, request.resend_from, request.message_id)
+            self._resend(participant, sender, request.resend_from, request.message_id, participant)
         if count:
             self._sequencer.offer(Entry(participant, request.commands, request.raw, len(payload), delivery))
         else:
             self.bus.acknowledge((delivery,))
 
+    def _receive_from_another(self, delivery: Delivery) -> None:
+        """One message of somebody who is no member: an operator, the reader of a copy, a stranger."""
+        address = delivery.participant
+        if address.startswith(topics.OPERATOR):
+            self._count(self.desk.receive(delivery))
+        elif address.startswith(topics.COPY):
+            self._count(self._receive_from_reader(delivery))
+        elif _is_participant(address):
+            text = "Expected a member of this market, got another login"
+            self._count(self._refuse(delivery, MessageError("UNKNOWN_MEMBER", text)))
+        else:
+            self.counters.unknown_member += 1
+            logger.warning("a message from %.40r, which is not a member's name", address)
+            self.bus.acknowledge((delivery,))
+
+    def _count(self, code: str) -> None:
+        """A message was turned away ("": it was not)."""
+        counters = self.counters
+        counters.unknown_member += code == "UNKNOWN_MEMBER"
+        counters.throttled += code == "THROTTLED"
+        counters.retained += code == "RETAINED"
+        counters.malformed += code in ("MALFORMED", "TOO_LARGE", "NOT_PERMITTED")
+
+    def _receive_from_reader(self, delivery: Delivery) -> str:
+        """A question about a copy of a member's reports. Says why it was turned away, if it was."""
+        address = delivery.participant
+        participant = self.copies.member(address)
+        if participant is None:
+            return self._refuse(delivery, MessageError("UNKNOWN_MEMBER", "Expected a reader of this member's reports"))
+        reader = self._senders.get(address)
+        if reader is None:
+            reader = self._senders[address] = _Sender(self.config.limits)
+        if delivery.retained:
+            text = "Expected a question that was not retained: its age is unknown; ask anew"
+            return self._refuse(delivery, MessageError("RETAINED", text))
+        wait = reader.questions.take(1, self.clock.monotonic_ns())
+        if wait:
+            text = f"Expected at most {self.config.limits.member_questions} questions a second"
+            return self._refuse(delivery, MessageError("THROTTLED", text, retry_after_ms=wait))
+        try:
+            request = codec.decode(delivery.payload)
+        except codec.Refused as refused:
+            return self._refuse(delivery, refused.answer)
+        if request.commands:
+            text = f"Expected a question, got {len(request.commands)} commands: this login reads a copy of the reports"
+            return self._refuse(delivery, MessageError("NOT_PERMITTED", text, "$.commands", request.message_id))
+        if request.open_orders:
+            self._tell_open_orders(participant, request.message_id, address)
+        if request.resend_from is not None:
+            self._resend(participant, reader, request.resend_from, request.message_id, address)
+        self.bus.acknowledge((delivery,))
+        return ""
+
     def _admit(self, participant: str) -> _Sender | None:
         """A member heard for the first time; None for a stranger."""
-        if not _is_participant(participant):
+        if not _is_participant(participant) or participant in self._not_members:
             return None
         if self._members is not None:
             if participant not in self._members:
@@ -466,16 +537,23 @@ class Exchange:
         )
         self._refuse(delivery, answer)
 
-    def _refuse(self, delivery: Delivery, answer: MessageError) -> None:
+    def _refuse(self, delivery: Delivery, answer: MessageError) -> str:
         self.bus.send(delivery.participant, _encode(answer))
         self.bus.acknowledge((delivery,))
+        return answer.code
 
     # --- answers ---------------------------------------------------------------------------------------------------
 
     def _commit(self, batch: Sequence[Entry]) -> None:
         """A batch has happened: say so, and only then be done with its messages."""
+        copies = self.copies.by_member
         for participant, payload in self.reports.flush():
             self.bus.send(participant, payload)
+            if copies:
+                for address in copies.get(participant, ()):
+                    self.bus.send(address, payload)
+        if self.desk.has_news:
+            self.desk.flush()
         self._publish(self.market_data.flush())
         deliveries = []
         for entry in batch:
@@ -491,7 +569,7 @@ class Exchange:
     def _announce(self, state: Literal["up", "down"]) -> None:
         self.bus.announce(_encode(Status(state, self.engine.sequence, self.engine.time_ns, self.engine.date)))
 
-    def _tell_open_orders(self, participant: str, message_id: str) -> None:
+    def _tell_open_orders(self, participant: str, message_id: str, address: str) -> None:
         orders = [
             OpenOrder(
                 order.client_order_id, order.order_id, order.instrument, order.side, order.price, order.quantity,
@@ -503,48 +581,54 @@ class Exchange:
         for start in range(0, len(orders) or 1, OPEN_ORDERS_MAX):
             part = orders[start : start + OPEN_ORDERS_MAX]
             more = start + OPEN_ORDERS_MAX < len(orders)
-            self.bus.send(participant, _encode(OpenOrders(next_report, part, message_id, more)))
+            self.bus.send(address, _encode(OpenOrders(next_report, part, message_id, more)))
 
-    def _resend(self, participant: str, sender: _Sender, first: int, message_id: str) -> None:
+    def _resend(self, participant: str, sender: _Sender, first: int, message_id: str, address: str) -> None:
         available = self.reports.first_available(participant)
         if first < available:
             text = f"Expected a report number from {available} on, got {first}: older ones are not kept"
             answer = MessageError("NOT_AVAILABLE", text, "$.resend_from", message_id, first_available=available)
-            self.bus.send(participant, _encode(answer))
+            self.bus.send(address, _encode(answer))
             return
         count = self.config.reports.resend
         messages = self.reports.again(participant, first, count)
         if messages is not None:
-            self._say_again(participant, messages)
+            self._say_again(participant, messages, address)
             return
         if sender.deriving:
             text = "Expected one question for old reports at a time; the one before is being answered"
             answer = MessageError("THROTTLED", text, "$.resend_from", message_id, retry_after_ms=FULL_RETRY_MS)
-            self.bus.send(participant, _encode(answer))
+            self.bus.send(address, _encode(answer))
             return
         sender.deriving = True
-        task = asyncio.create_task(self._resend_old(participant, sender, first, count, message_id))
+        task = asyncio.create_task(self._resend_old(participant, sender, first, count, message_id, address))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _resend_old(self, participant: str, sender: _Sender, first: int, count: int, message_id: str) -> None:
+    async def _resend_old(
+        self, participant: str, sender: _Sender, first: int, count: int, message_id: str, address: str
+    ) -> None:
         try:
             async with self._deriving:
                 messages = await self._derive(participant, first, count)
-            self._say_again(participant, messages)
+            self._say_again(participant, messages, address)
         except Exception:
             # The member asks again; the exchange itself has lost nothing.
             logger.exception("reports of %s from %d on could not be derived from the log", participant, first)
             text = f"Expected to read the reports from {first} on in the log, which failed; ask again"
             answer = MessageError("THROTTLED", text, "$.resend_from", message_id, retry_after_ms=DERIVE_RETRY_MS)
-            self.bus.send(participant, _encode(answer))
+            self.bus.send(address, _encode(answer))
         finally:
             sender.deriving = False
 
-    def _say_again(self, participant: str, messages: Iterable[bytes]) -> None:
+    def _say_again(self, participant: str, messages: Iterable[bytes], address: str) -> None:
         for payload in messages:
-            self.bus.send(participant, payload)
-        self.bus.send(participant, hello(self.reports.next_report(participant), self.engine.sequence))
+            self.bus.send(address, payload)
+        self._greet(participant, address)
+
+    def _greet(self, participant: str, address: str) -> None:
+        """Say where a member's reports stand, to the member or to whoever reads a copy of them."""
+        self.bus.send(address, hello(self.reports.next_report(participant), self.engine.sequence))
 
     async def _derive_here(self, participant: str, first: int, count: int) -> list[bytes]:
         with contextlib.closing(self._log.reader()) as reader:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -62,8 +62,14 @@ class _Member:
 class ReportBook:
     """Every member's reports. ``window`` is how many of each member's newest are kept in memory."""
 
-    def __init__(self, window: int = 10_000, retention: int = 0) -> None:
-        """``retention``: how many of the newest can be asked for again; 0: all."""
+    def __init__(
+        self, window: int = 10_000, retention: int = 0, others: Callable[[int, int, Event], None] | None = None
+    ) -> None:
+        """``retention``: how many of the newest can be asked for again; 0: all.
+
+        ``others`` is told of every event that is no report of a member, as (sequence, time_ns, event).
+        """
+        self._others = others
         self._window = window
         self._retention = retention
         self._members: dict[str, _Member] = {}
@@ -75,10 +81,14 @@ class ReportBook:
             if isinstance(event, _PRIVATE):
                 if event.participant:
                     self._add(event.participant, Report(sequence, time_ns, event))
+                elif self._others is not None:
+                    self._others(sequence, time_ns, event)
             elif isinstance(event, Traded):
                 buy, sell = fills(event)
                 self._add(event.buyer, Report(sequence, time_ns, buy))
                 self._add(event.seller, Report(sequence, time_ns, sell))
+            elif self._others is not None:
+                self._others(sequence, time_ns, event)
 
     def _add(self, participant: str, report: Report) -> None:
         member = self._members.get(participant)

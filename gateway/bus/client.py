@@ -359,11 +359,13 @@ class MqttBus:
                     ssl=ssl.create_default_context(cafile=self._ca_file or None) if self.address.tls else None,
                 )
             await connection.answer(connection.greeted)
-            connection.subscribe(topics.ALL_IN, WAITING, DISCARDED)
+            inward = (topics.ALL_IN, topics.ALL_OPERATORS_IN, topics.ALL_COPIES_IN)
+            connection.subscribe(*inward, WAITING, DISCARDED)
             # amqtt answers only once the messages that the session kept are acknowledged (or 5 s have passed).
             codes = await connection.answer(connection.subscribed)
-            if codes[0] >= 0x80:
-                raise _Lost(f"this login may not read {topics.ALL_IN}: see deploy/mosquitto/acl")
+            for topic, code in zip(inward, codes, strict=False):
+                if code >= 0x80:
+                    raise _Lost(f"this login may not read {topic}: see deploy/mosquitto/acl")
             logger.info("connected to broker %s", self.address)
             self._back_off = BACK_OFF_FIRST
             self._login_refused = False
@@ -421,7 +423,7 @@ class MqttBus:
             raise mqtt.ProtocolError(f"Expected a topic in UTF-8, got {topic[:64]!r}") from None
         if len(self._senders) >= REMEMBERED_MAX:
             self._senders.clear()
-        sender = self._senders[topic] = name if name.startswith("$") else topics.participant_of(name)
+        sender = self._senders[topic] = name if name.startswith("$") else topics.sender_of(name)
         return sender
 
     def login_refused(self, why: str) -> None:
@@ -466,8 +468,8 @@ class MqttBus:
 
     # --- out -----------------------------------------------------------------------------------------------------
 
-    def send(self, participant: str, payload: bytes) -> None:
-        self._publish(topics.outbound(participant), payload, 1, False)
+    def send(self, address: str, payload: bytes) -> None:
+        self._publish(topics.outbound(address), payload, 1, False)
 
     def publish(self, instrument: str, kind: str, payload: bytes, *, retain: bool = False) -> None:
         self._publish(topics.market_data(instrument, kind), payload, 0, retain)

@@ -1,6 +1,6 @@
 """From a member's bytes to commands, or to an answer that names the place.
 
-Whatever arrives, ``decode`` either returns a ``Request`` or raises ``Refused`` with text and place for the sender;
+Whatever arrives, ``decode`` either returns what it asks for or raises ``Refused`` with text and place for the sender;
 nothing else comes out of it. Types say what is allowed (``engine.commands``), msgspec checks it, and this module only
 translates msgspec's ``$[2][5]`` into the name a person knows: ``$.commands[2].price``.
 """
@@ -14,8 +14,18 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta, Raw
 
-from engine.commands import MemberCommand
-from gateway.bus.messages import BATCH_MAX, MESSAGE_ID_MAX, PAYLOAD_MAX, Inbound, MessageError
+from engine.commands import ExchangeCommand, MemberCommand
+from gateway.bus.messages import (
+    BATCH_MAX,
+    MESSAGE_ID_MAX,
+    PAYLOAD_MAX,
+    Confirm,
+    Decline,
+    Inbound,
+    MessageError,
+    OperatorInbound,
+    RequestCommand,
+)
 
 Commands = Annotated[list[MemberCommand], Meta(max_length=BATCH_MAX)]
 
@@ -193,3 +203,56 @@ def _short(value: Any) -> str:
 
 
 encode = _encoder.encode
+
+
+# --- an operator's message -------------------------------------------------------------------------------------------
+
+_operator: Final = msgspec.msgpack.Decoder(OperatorInbound)
+_WISHES: Final[dict[Any, type[msgspec.Struct]]] = {
+    struct.__struct_config__.tag: struct for struct in (RequestCommand, Confirm, Decline)
+}
+_EXCHANGE: Final[dict[Any, type[msgspec.Struct]]] = {
+    struct.__struct_config__.tag: struct for struct in get_args(ExchangeCommand)
+}
+
+
+def decode_operator(payload: bytes) -> OperatorInbound:
+    """Raises ``Refused`` and nothing else."""
+    if len(payload) > PAYLOAD_MAX:
+        raise Refused("TOO_LARGE", f"Expected at most {PAYLOAD_MAX} bytes, got {len(payload)}", "$")
+    try:
+        message = _operator.decode(payload)
+    except DECODE_ERRORS as error:
+        text, place = _split(error)
+        raise Refused("MALFORMED", *_name_operator(text, place, payload)) from None
+    _refuse_repeats(payload, message.message_id)
+    if not (message.commands or message.waiting or message.resend_from is not None):
+        raise Refused(
+            "MALFORMED", "Expected commands, resend_from or waiting, got none of them", "$", message.message_id
+        )
+    return message
+
+
+def _name_operator(text: str, place: str, payload: bytes) -> tuple[str, str, str]:
+    """Text, place and message id of an error in an operator's message, with the names of what stands at each place."""
+    named, message_id = "$", ""
+    try:
+        value: Any = _any.decode(payload)
+        found = value.get("message_id", "")
+        message_id = found if isinstance(found, str) and len(found) <= MESSAGE_ID_MAX else ""
+        fields: tuple[str, ...] = ()
+        for step in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+            index = int(step[1]) if step[1] else step[0]
+            value = value[index]
+            name = fields[index] if isinstance(index, int) and index < len(fields) else ""
+            named += f".{name or index}" if name or step[0] else f"[{index}]"
+            tags = _WISHES if named.count("[") == 1 and not name else _EXCHANGE if name == "command" else {}
+            struct = tags.get(value[0]) if tags and isinstance(value, list) and value else None
+            fields = ("type", *struct.__struct_fields__) if struct is not None else ("type",) if tags else ()
+        if text.startswith("Invalid") and named.endswith(".type"):
+            text = f"Expected one of {', '.join(_EXCHANGE if '.command.' in named else _WISHES)}"
+        if ", got" not in text and place:
+            text += f", got {_short(value)}"
+    except (*DECODE_ERRORS, LookupError, TypeError, AttributeError):  # the bytes are too broken to say more
+        named = f"${place}"
+    return text, named, message_id

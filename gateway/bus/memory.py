@@ -12,10 +12,19 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from gateway.bus.messages import Inbound, MarketData, Outbound, Status
+from gateway.bus import topics
+from gateway.bus.messages import (
+    Inbound,
+    MarketData,
+    OperatorInbound,
+    OperatorOutbound,
+    Outbound,
+    Status,
+)
 from gateway.bus.port import Delivery, Door
 
 _outbound = msgspec.msgpack.Decoder(Outbound)
+_operator_outbound = msgspec.msgpack.Decoder(OperatorOutbound)
 _market_data = msgspec.msgpack.Decoder(MarketData)
 _status = msgspec.msgpack.Decoder(Status)
 _encoder = msgspec.msgpack.Encoder()
@@ -26,11 +35,11 @@ class MemoryBus:
 
     ``publish_as`` plays a member; ``out``, ``market`` and ``status`` hold, decoded, what the exchange said. A listener
     (``on_message``) hears every raw outgoing message as ``(topic, payload)``, with topics ``out/MEMBER``,
-    ``md/CODE/KIND`` and ``status``.
+    ``md/CODE/KIND`` and ``status``. Other addresses than members' (``topics``) are used like a member's name.
     """
 
     def __init__(self) -> None:
-        self.out: dict[str, list[Outbound]] = {}
+        self.out: dict[str, list[Outbound | OperatorOutbound]] = {}
         self.market: dict[str, list[MarketData]] = {}
         self.retained: dict[str, MarketData] = {}
         self.status: list[Status] = []
@@ -42,9 +51,9 @@ class MemoryBus:
 
     # --- as a member ---------------------------------------------------------------------------------------------
 
-    def publish_as(self, participant: str, message: Inbound | bytes, *, retained: bool = False) -> None:
+    def publish_as(self, address: str, message: Inbound | OperatorInbound | bytes, *, retained: bool = False) -> None:
         payload = message if isinstance(message, bytes) else _encoder.encode(message)
-        delivery = Delivery(participant, payload, retained, self)
+        delivery = Delivery(address, payload, retained, self)
         self.unacknowledged.append(delivery)
         if self._door is not None:
             self._door.receive(delivery)
@@ -65,9 +74,10 @@ class MemoryBus:
         await self._closed.wait()
         self._door = None
 
-    def send(self, participant: str, payload: bytes) -> None:
-        self.out.setdefault(participant, []).append(_outbound.decode(payload))
-        self._said(f"out/{participant}", payload)
+    def send(self, address: str, payload: bytes) -> None:
+        decoder = _operator_outbound if address.startswith(topics.OPERATOR) else _outbound
+        self.out.setdefault(address, []).append(decoder.decode(payload))
+        self._said(f"out/{address}", payload)
 
     def publish(self, instrument: str, kind: str, payload: bytes, *, retain: bool = False) -> None:
         message = _market_data.decode(payload)

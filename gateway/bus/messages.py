@@ -2,8 +2,9 @@
 
 ``docs/asyncapi.yaml`` describes the same for other languages; ``tests`` compare the two.
 
-A member publishes ``Inbound`` to its ``in`` topic and reads ``Outbound`` from its ``out`` topic (``topics.py``).
-Everybody reads market data. Correlation lives in the payload, so the contract is the same on MQTT 3.1.1 and 5.
+A member publishes ``Inbound`` to its ``in`` topic and reads ``Outbound`` from its ``out`` topic (``topics.py``); an
+operator ``OperatorInbound`` and ``OperatorOutbound``. Everybody reads market data. Correlation lives in the payload, so
+the contract is the same on MQTT 3.1.1 and 5.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from engine.commands import ClientOrderId, ExchangeCommand
 from engine.events import (
     Accepted,
     Activated,
     Amended,
     BalanceChanged,
     Cancelled,
+    Event,
     MassCancelled,
+    OperatorRequested,
     OrderMarked,
     Rejected,
     SelfTradePrevented,
@@ -141,7 +145,7 @@ class Hello(Struct, gc=False, tag_field="kind", tag="hello"):
 class MessageError(Struct, gc=False, tag_field="kind", tag="error"):
     """A message as a whole was not taken: none of its commands has a sequence, none had an effect."""
 
-    code: Literal["MALFORMED", "TOO_LARGE", "THROTTLED", "RETAINED", "UNKNOWN_MEMBER", "NOT_AVAILABLE"]
+    code: Literal["MALFORMED", "TOO_LARGE", "THROTTLED", "RETAINED", "UNKNOWN_MEMBER", "NOT_AVAILABLE", "NOT_PERMITTED"]
     text: str  #: what was expected, what came
     place: str = "$"  #: where, for instance ``$.commands[2].price``
     message_id: str = ""
@@ -151,6 +155,72 @@ class MessageError(Struct, gc=False, tag_field="kind", tag="error"):
 
 
 Outbound = Reports | OpenOrders | Hello | MessageError
+
+
+# --- operator to exchange, and back ----------------------------------------------------------------------------------
+
+
+class RequestCommand(Struct, array_like=True, forbid_unknown_fields=True, gc=False, tag="request"):
+    """Ask for a command of the exchange. A weighty one waits for a second operator (``gateway.operators``)."""
+
+    request_id: ClientOrderId  #: chosen by the operator, unique per operator for the log's life
+    command: ExchangeCommand
+
+
+class Confirm(Struct, array_like=True, forbid_unknown_fields=True, gc=False, tag="confirm"):
+    """Agree to another operator's request, which takes effect with this."""
+
+    request_id: ClientOrderId
+    operator: ClientOrderId  #: who asked
+    requested_id: ClientOrderId  #: under which id
+
+
+class Decline(Struct, array_like=True, forbid_unknown_fields=True, gc=False, tag="decline"):
+    """Take back one's own request, or decline another operator's."""
+
+    request_id: ClientOrderId
+    operator: ClientOrderId  #: who asked
+    requested_id: ClientOrderId  #: under which id
+
+
+class OperatorInbound(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """One message of an operator: what is wished, or a question."""
+
+    v: Literal[1] = 1
+    message_id: Annotated[str, Meta(max_length=MESSAGE_ID_MAX)] = ""  #: echoed when the message as a whole is answered
+    commands: Annotated[list[RequestCommand | Confirm | Decline], Meta(max_length=100)] = []
+    resend_from: Annotated[int, Meta(ge=1, le=2**53)] | None = None  #: ask for reports from this number on
+    waiting: bool = False  #: ask what waits for a second operator
+
+
+class ControlReport(Struct, array_like=True, gc=False):
+    """What happened in the control of the market. Its number is that of its place, as in ``Reports``."""
+
+    sequence: int  #: of the command it follows from
+    time_ns: int
+    event: Event
+
+
+class ControlReports(Struct, gc=False, tag_field="kind", tag="control"):
+    """One row for all operators, dense from 1: what each of them asked for and what became of it, and what the
+    exchange itself did to the market."""
+
+    first: int  #: number of the first report in here
+    reports: list[ControlReport]
+    resent: bool = False
+    v: Literal[1] = 1
+
+
+class WaitingRequests(Struct, gc=False, tag_field="kind", tag="waiting"):
+    """What a second operator can confirm now, oldest first."""
+
+    next_report: int  #: as of just before this report
+    requests: list[OperatorRequested]
+    message_id: str = ""
+    v: Literal[1] = 1
+
+
+OperatorOutbound = ControlReports | WaitingRequests | Hello | MessageError
 
 
 # --- market data -----------------------------------------------------------------------------------------------------

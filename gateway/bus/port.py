@@ -17,7 +17,9 @@ class Delivery:
     __slots__ = ("participant", "payload", "retained", "ticket")
 
     def __init__(self, participant: str, payload: bytes, retained: bool = False, ticket: object = None) -> None:
-        self.participant = participant  #: who sent it, by the bus's own knowledge (a topic level tied to the login)
+        #: Who sent it, by the bus's own knowledge (a topic level tied to the login): a member, or what ``topics`` calls
+        #: the address of somebody else, which no member's name can be.
+        self.participant = participant
         self.payload = payload
         self.retained = retained  #: the broker kept it for later subscribers: age unknown, must not be executed
         self.ticket = ticket  #: what the bus needs to acknowledge it; opaque to everybody else
@@ -40,8 +42,11 @@ class Bus(Protocol):
     async def run(self, door: Door) -> None:
         """Serve until ``close``; find the broker again whenever it is lost. Raises only what ``door`` raised."""
 
-    def send(self, participant: str, payload: bytes) -> None:
-        """To one member, and no other. Dropped while disconnected: the member asks again (``resend_from``)."""
+    def send(self, address: str, payload: bytes) -> None:
+        """To one member (or operator, or reader of a copy: ``topics``), and no other.
+
+        Dropped while disconnected: whoever misses it asks again (``resend_from``).
+        """
 
     def publish(self, instrument: str, kind: str, payload: bytes, *, retain: bool = False) -> None:
         """To everybody. ``retain`` keeps it for subscribers yet to come."""

@@ -257,7 +257,7 @@ class Script:
             assert length < 16_384
             return first, await self.reader.readexactly(length)
 
-    async def welcome(self, connack: bytes = b"\x20\x02\x00\x00", suback: bytes = b"\x01\x01\x01") -> None:
+    async def welcome(self, connack: bytes = b"\x20\x02\x00\x00", suback: bytes = b"\x01" * 5) -> None:
         assert (await self.packet())[0] == 0x10
         self.writer.write(connack)
         first, body = await self.packet()
@@ -318,7 +318,7 @@ async def test_what_comes_in_the_same_bytes_as_the_welcome_is_taken_and_can_be_a
         came = dict([await script.packet(), await script.packet()])
         assert came.keys() == {0x82, 0x40}
         assert came[0x40] == b"\x00\x07"
-        script.writer.write(mqtt.packet(0x90, came[0x82][:2], b"\x01\x80\x80"))  # $SYS is not for everybody
+        script.writer.write(mqtt.packet(0x90, came[0x82][:2], b"\x01\x01\x01\x80\x80"))  # $SYS is not for everybody
 
     async with broker(session) as (bus, door, _):
         await door.until(lambda: len(door.got) == 1)

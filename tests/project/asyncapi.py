@@ -69,6 +69,26 @@ CHANNELS: dict[str, tuple[str, str, Any]] = {
             ("phase", messages.PhaseMessage),
         )
     },
+    "operatorIn": (
+        topics.inbound(topics.operator("{operator}")),
+        "Requests and questions of one operator of the exchange. Only that operator may publish here.",
+        messages.OperatorInbound,
+    ),
+    "operatorOut": (
+        topics.outbound(topics.operator("{operator}")),
+        "One row of reports for all operators, and answers to one. Only that operator may read here.",
+        messages.OperatorOutbound,
+    ),
+    "copyIn": (
+        topics.inbound(topics.copy("{login}", "{participant}")),
+        "Questions of a login that reads a copy of a member's reports; commands are refused.",
+        messages.Inbound,
+    ),
+    "copyOut": (
+        topics.outbound(topics.copy("{login}", "{participant}")),
+        "The copy: what the member reads, message for message, and answers to this login.",
+        messages.Outbound,
+    ),
     "status": (
         topics.STATUS,
         "Whether the exchange is up. The broker itself says down when it vanishes.",
@@ -79,6 +99,10 @@ CHANNELS: dict[str, tuple[str, str, Any]] = {
 OPERATIONS: dict[str, tuple[str, str, int, bool]] = {
     "takeCommands": ("receive", "memberIn", 1, False),
     "report": ("send", "memberOut", 1, False),
+    "takeRequests": ("receive", "operatorIn", 1, False),
+    "reportToOperators": ("send", "operatorOut", 1, False),
+    "takeQuestions": ("receive", "copyIn", 1, False),
+    "reportToReaders": ("send", "copyOut", 1, False),
     "publishSnapshot": ("send", "marketDataSnapshot", 0, True),
     "publishDepth": ("send", "marketDataDepth", 0, False),
     "publishTrades": ("send", "marketDataTrades", 0, False),
@@ -158,7 +182,10 @@ class Schemas:
             case shape.UnionType():
                 return Line(oneOf=[self.of(each) for each in kind.types])
             case shape.ListType():
-                return Line(type="array", items=self.of(kind.item_type))
+                most = {} if kind.max_length is None else {"maxItems": kind.max_length}
+                return Line(type="array", **most, items=self.of(kind.item_type))
+            case shape.DictType():
+                return Line(type="object", additionalProperties=self.of(kind.value_type))
             case shape.IntType():
                 bounds = {"minimum": kind.ge, "maximum": kind.le}
                 return Line(type="integer", **{name: value for name, value in bounds.items() if value is not None})
@@ -255,6 +282,8 @@ def document() -> dict[str, Any]:
     parameters = {
         "participant": {"description": f"A member firm, equal to its login: {PARTICIPANT_PATTERN}"},
         "instrument": {"description": f"The token's code: {INSTRUMENT_PATTERN}"},
+        "operator": {"description": f"An operator, equal to its login: {PARTICIPANT_PATTERN}"},
+        "login": {"description": f"The reader of a copy, equal to its login: {PARTICIPANT_PATTERN}"},
     }
     channels: dict[str, Any] = {}
     known_messages: dict[str, Any] = {}

@@ -48,7 +48,10 @@ def samples(kind: shape.Type) -> list[Any]:
             return [value for each in kind.types for value in samples(each)]
         case shape.ListType():
             several = samples(kind.item_type)
-            return [[], several]
+            most = kind.max_length or len(several)
+            return [[], *(several[start : start + most] for start in range(0, len(several), most))]
+        case shape.DictType():
+            return [{}, {"name": samples(kind.value_type)[0]}]
         case shape.IntType():
             return [0 if kind.ge is None else kind.ge, 2**53 if kind.le is None else kind.le]
         case shape.StrType():
