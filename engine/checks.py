@@ -1,7 +1,17 @@
 """What is wrong with a command, before anything has changed: each check answers None or the refusal it calls for.
 
-The order of checks is fixed and the core's business (market-rules 7: the first failure wins). Here is what each asks,
-and the words it refuses with: what was expected, what came, where.
+The order of checks is fixed, and the first that fails names the refusal (market-rules 7). Of a new order:
+
+1. who and under which id (``engine/identities.py``); the words that only a caller of the library can get wrong;
+2. the book: known, a day started, a phase that takes orders, no halt;
+3. what the instrument offers: type, validity, options, market orders;
+4. account; quantity and lot; price, tick, daily limits, and what can be counted at all;
+5. what goes with what in a rare order, and what it would meet in the book: post-only, own orders;
+6. where a member or a book has guards (``engine/protection.py``): the kill switch; value cap, quantity cap; share of
+   the units outstanding, first what is too much, then what has to be confirmed; price collar; open orders; messages.
+
+An amend goes the same way from 2 on, as far as it changes anything; 6 only where it makes an order larger or moves it.
+Here is what each check asks, and the words it refuses with: what was expected, what came, where.
 """
 
 from __future__ import annotations
@@ -95,11 +105,37 @@ def wrong_phase(instrument: Instrument, what: str) -> Refusal:
     return Refusal(Reason.WRONG_PHASE, text)
 
 
+def cancels_from(instrument: Instrument, overnight: bool) -> Phase:
+    """The next phase that takes cancels: the shortest way there. Orders that do not last overnight end at Closed."""
+    waiting = [instrument.phase]
+    for phase in waiting:  # grows
+        for following in instrument.rules.phases[phase].following:
+            if instrument.rules.phases[following].cancel or (following == Phase.CLOSED and not overnight):
+                return following
+            if following not in waiting:
+                waiting.append(following)
+    return Phase.CLOSED
+
+
+def frozen(instrument: Instrument, until: Phase) -> Refusal:
+    """A cancel in a phase that takes none, where it is known when the phase ends."""
+    ends = "the order ends with it" if until == Phase.CLOSED else "they are taken again"
+    text = f"{instrument.code} is in {instrument.phase.label}, which takes no cancels: from {until.label} on {ends}"
+    return Refusal(Reason.WRONG_PHASE, f"{text}; this phase is due to end at {instrument.until_ns} ns")
+
+
 def suspended(instrument: Instrument) -> Refusal:
     return Refusal(
         Reason.SUSPENDED,
         f"Expected {instrument.code} to be trading, got a suspended book: orders and amends wait for it",
     )
+
+
+def not_changed(instrument: Instrument, wanted: str) -> Refusal:
+    """A halt or its end where there is nothing to halt or to end."""
+    other = "suspended" if wanted == "trading" else "trading"
+    text = f"Expected a book that is {wanted}, got {instrument.code}, which is {other}"
+    return Refusal(Reason.BAD_TRANSITION, text)
 
 
 def not_effective(instrument: Instrument, kind: str, table: str, date: int) -> Refusal:

@@ -5,10 +5,8 @@ file and depends on no hash order, so the same commands give the same events on 
 trade can run the log again. What the market declines is answered by ``Rejected`` and changes nothing: every check comes
 before the first change. Only a value that is no command at all raises.
 
-How a command goes: who sent it and under which id (*identities*), may it be done (*checks*, in a fixed order, the
-first that fails is named), do it (*changes*), say what happened (*events*). The order of checks is market-rules 7:
-instrument, day, phase, halt; then what is offered; then quantity and lot; then price, tick, daily limits, value; then
-the options; last what the order would meet in the book.
+How a command goes: who sent it and under which id (*identities*), may it be done (*checks*, in a fixed order that
+``engine/checks.py`` tells, the first that fails is named), do it (*changes*), say what happened (*events*).
 
 State: one ``OrderTable`` for all books, one ``Instrument`` per book, one ``Member`` per firm. Every id that a member
 ever used is remembered with a fingerprint of what was asked and with the outcome, so that asking again is harmless for
@@ -27,6 +25,7 @@ from engine.checks import (
     PEAKS_MAX,
     Refusal,
     beyond_limits,
+    cancels_from,
     check_deferred,
     check_offered,
     check_options,
@@ -34,11 +33,13 @@ from engine.checks import (
     check_quantity,
     check_uncrossed,
     check_words,
+    frozen,
     is_account,
     is_code,
     is_id,
     is_participant,
     no_day,
+    not_changed,
     number,
     off_tick,
     phase_label,
@@ -50,9 +51,12 @@ from engine.checks import (
 )
 from engine.commands import (
     AmendOrder,
+    BustTrade,
     CancelOrder,
     Command,
+    Disconnected,
     ExchangeCommand,
+    Kill,
     ListInstrument,
     MassCancel,
     MemberCommand,
@@ -61,11 +65,13 @@ from engine.commands import (
     OperatorConfirm,
     OperatorDecline,
     OperatorRequest,
+    Restore,
     ResumeInstrument,
     SetCalendar,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
+    SetRiskLimits,
     SetTickTable,
     StartDay,
     SuspendInstrument,
@@ -73,6 +79,7 @@ from engine.commands import (
 from engine.events import (
     Accepted,
     Amended,
+    CancelFrozen,
     DayLimitsSet,
     DayStarted,
     Event,
@@ -80,6 +87,7 @@ from engine.events import (
     MassCancelled,
     OperatorRequested,
     PhaseChanged,
+    PhaseTimed,
     ReferencePriceSet,
     Rejected,
     TradingStateChanged,
@@ -111,9 +119,10 @@ from engine.profiles import (
     UNPRICED,
     Rules,
 )
+from engine.protection import Protection
 from engine.reference_data import DayPlan, ReferenceData
 from engine.tables import TICK_TABLES, LimitTable, TickTable
-from engine.trading import Trading
+from engine.trading import SECOND_NS
 from engine.types import (
     PRICE_MAX,
     SIDES,
@@ -137,6 +146,7 @@ def _has_options(command: NewOrder) -> bool:
         | command.post_only
         | command.self_trade
         | command.expire_date
+        | command.confirmed
     )
 
 
@@ -150,7 +160,7 @@ BOOKS: Final = (REFERENCE, FAST)
 DEFAULT_BOOK: Final = FAST if CHOSEN == COMPILED else REFERENCE
 
 
-class Engine(Trading):
+class Engine(Protection):
     """A market. Feed it commands, read the events; ask it anything in between.
 
     ``apply`` is the only way to change it. Queries raise ``KeyError`` for an instrument or order that does not exist.
@@ -162,7 +172,6 @@ class Engine(Trading):
             raise ValueError(f"Expected a book of {', '.join(BOOKS)}, got {book!r}")
         super().__init__()
         self._fast: Final = (book or DEFAULT_BOOK) == FAST
-        self._by_code: Final[dict[str, Instrument]] = {}
         self._reference: Final = ReferenceData()
         self._operators: Final = Operators()
         #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
@@ -203,7 +212,17 @@ class Engine(Trading):
         """Commands of the exchange itself."""
         instrument = ""
         refusal: Refusal | None
-        if isinstance(command, SetPhase | SetReferencePrice | SuspendInstrument | ResumeInstrument | ListInstrument):
+        if isinstance(
+            command,
+            SetPhase
+            | SetReferencePrice
+            | SuspendInstrument
+            | ResumeInstrument
+            | ListInstrument
+            | Kill
+            | Restore
+            | SetRiskLimits,
+        ):
             instrument = command.instrument if is_code(command.instrument) else ""
         elif isinstance(command, OperatorRequest | OperatorConfirm | OperatorDecline):
             if participant:
@@ -211,7 +230,7 @@ class Engine(Trading):
             else:
                 self._operate(command, events)
             return
-        elif not isinstance(command, SetTickTable | SetLimitTable | SetCalendar | StartDay):
+        elif not isinstance(command, SetTickTable | SetLimitTable | SetCalendar | StartDay | Disconnected | BustTrade):
             self.sequence -= 1
             raise TypeError(f"Expected a command of engine.commands, got {type(command).__name__}")
         if participant:
@@ -232,9 +251,19 @@ class Engine(Trading):
         elif isinstance(command, SetReferencePrice):
             refusal = self._set_reference(command, events)
         elif isinstance(command, SuspendInstrument):
-            refusal = self._suspend(command.instrument, True, events)
+            refusal = self._suspend(command.instrument, events)
+        elif isinstance(command, ResumeInstrument):
+            refusal = self._resume(command.instrument, events)
+        elif isinstance(command, Kill):
+            refusal = self._kill(command, events)
+        elif isinstance(command, Restore):
+            refusal = self._restore(command, events)
+        elif isinstance(command, SetRiskLimits):
+            refusal = self._set_risk_limits(command, events)
+        elif isinstance(command, Disconnected):
+            refusal = self._disconnected(command, events)
         else:
-            refusal = self._suspend(command.instrument, False, events)
+            refusal = self._bust(command, events)
         if refusal is not None:
             events.append(Rejected("", "", refusal.reason, refusal.text, instrument))
 
@@ -277,6 +306,7 @@ class Engine(Trading):
                 events.append(Rejected("", name, Reason.BAD_IDENTITY, text))
                 return None
             member = self._identities.add(participant)
+            member.guards = self._guards_member(participant)
         record = member.records.get(request_id, -1)
         if record < 0:
             if not is_id(request_id):
@@ -317,6 +347,7 @@ class Engine(Trading):
             and options.post_only == command.post_only
             and options.self_trade == command.self_trade
             and options.expire_date == command.expire_date
+            and options.confirmed == command.confirmed
         )
 
     def _answer(
@@ -357,6 +388,19 @@ class Engine(Trading):
     def _new(self, command: NewOrder, member: Member, events: list[Event]) -> None:
         instrument = self._by_code.get(command.instrument)
         refusal = self._check_new(command, instrument, member)
+        if refusal is None and instrument is not None and (member.guards or instrument.guards):
+            refusal = self._guard(
+                member,
+                instrument,
+                command.client_order_id,
+                command.side,
+                command.quantity,
+                command.price,
+                command.stop_price,
+                command.confirmed,
+                True,
+                events,
+            )
         if refusal is not None or instrument is None:
             assert refusal is not None
             code = instrument.code if instrument is not None else ""
@@ -374,6 +418,7 @@ class Engine(Trading):
                 command.post_only,
                 command.self_trade,
                 command.expire_date,
+                command.confirmed,
             )
             if options.stop_price and not self._is_through(instrument, command.side, options.stop_price):
                 waiting = True
@@ -504,11 +549,21 @@ class Engine(Trading):
         order = self._identities.find(member, command.client_order_id)
         refusal = self._check_open(order, command.client_order_id)
         instrument = self._instruments[self._orders.instrument(order)] if order else None
+        until: Phase | None = None
         if refusal is None and instrument is not None and not instrument.phase_rules.cancel:
             refusal = wrong_phase(instrument, "cancels")
+            if instrument.until_ns:
+                until = cancels_from(instrument, 1 << self._orders.validity(order) & OVERNIGHT != 0)
+                refusal = frozen(instrument, until)
         if refusal is not None:
             code = instrument.code if instrument is not None else ""
             self._refuse(member, command.request_id, command, refusal, code, events)
+            if instrument is not None and until is not None:
+                events.append(
+                    CancelFrozen(
+                        member.name, command.request_id, command.client_order_id, code, until, instrument.until_ns
+                    )
+                )
             return
         self._identities.remember(member, command.request_id, command, CANCEL, order)
         self._withdraw(order, CancelReason.MEMBER, command.request_id, events)
@@ -540,6 +595,23 @@ class Engine(Trading):
                 mode = instrument.rules.invalid_replace
                 ends = mode == REPLACE_CANCEL_LIVE or (mode != REPLACE_KEEP and 0 < quantity < filled)
                 ends = ends and refusal.reason != Reason.NO_CHANGE
+            elif (member.guards or instrument.guards) and (
+                price != table.price[order] or quantity > table.quantity[order]
+            ):
+                # An order that is refused here stays: it is not the amend that is wrong, but what it would come to.
+                options = self._options.get(order)
+                refusal = self._guard(
+                    member,
+                    instrument,
+                    command.request_id,
+                    table.side(order),
+                    quantity,
+                    price,
+                    options.stop_price if options is not None else 0,
+                    command.confirmed,
+                    False,
+                    events,
+                )
         if ends:
             self._release(order, events)
             event = self._cancelled(order, CancelReason.REPLACED, command.request_id, False)
@@ -681,10 +753,16 @@ class Engine(Trading):
             command.account,
             self._orders.count,
         )
+        frozen_books: list[Event] = []
         for instrument in books:
             if not instrument.phase_rules.cancel:
                 # A non-cancel period holds it up, it does not refuse it (market-rules 1).
                 instrument.defer(request)
+                if instrument.until_ns:
+                    until = cancels_from(instrument, instrument.rules.validities & OVERNIGHT != 0)
+                    frozen_books.append(
+                        CancelFrozen(member.name, command.request_id, "", instrument.code, until, instrument.until_ns)
+                    )
         orders: list[int] = []
         for order in member.open_orders(self._orders):
             instrument = self._instruments[self._orders.instrument(order)]
@@ -692,6 +770,7 @@ class Engine(Trading):
                 orders.append(order)
         for order in orders:
             self._withdraw(order, CancelReason.MASS_CANCEL, command.request_id, events)
+        events.extend(frozen_books)
         event = MassCancelled(member.name, command.request_id, len(orders))
         self._answer(member, command.request_id, command, event, events)
 
@@ -757,6 +836,7 @@ class Engine(Trading):
         )
         self._instruments.append(instrument)
         self._by_code[command.instrument] = instrument
+        self._set_guards()
         events.append(
             InstrumentListed(
                 command.instrument,
@@ -780,6 +860,7 @@ class Engine(Trading):
         if refusal is not None:
             return refusal
         self.date = date
+        self._tape.start_day(date, self.trades + 1)
         self._reference.start(date)
         events.append(DayStarted(date))
         for i, instrument in enumerate(self._instruments):
@@ -836,23 +917,45 @@ class Engine(Trading):
         events.append(ReferencePriceSet(instrument.code, command.price))
         return None
 
-    def _suspend(self, code: str, suspended: bool, events: list[Event]) -> Refusal | None:
+    def _suspend(self, code: str, events: list[Event]) -> Refusal | None:
         instrument = self._by_code.get(code)
         if instrument is None:
             return unknown_instrument(code)
-        if instrument.suspended == suspended:
-            return Refusal(
-                Reason.BAD_TRANSITION,
-                f"Expected a book that is {'trading' if suspended else 'suspended'}, got {instrument.code}, "
-                f"which is {'suspended' if suspended else 'trading'}",
-            )
-        if not suspended and instrument.phase_rules.matching == TRADE:
+        if instrument.suspended:
+            return not_changed(instrument, "trading")
+        instrument.suspended = True
+        instrument.dropped = instrument.dropped or instrument.phase_rules.is_frozen
+        events.append(TradingStateChanged(instrument.code, True))
+        if instrument.rules.purges_in_halt:
+            for order in self._open_of("", instrument.code):
+                self._withdraw(order, CancelReason.HALT, "", events)
+        return None
+
+    def _resume(self, code: str, events: list[Event]) -> Refusal | None:
+        """The book trades again: at once, or by a call where its rule says so and something would trade (rule 7)."""
+        instrument = self._by_code.get(code)
+        if instrument is None:
+            return unknown_instrument(code)
+        if not instrument.suspended:
+            return not_changed(instrument, "suspended")
+        trades = instrument.phase_rules.matching == TRADE
+        seconds = instrument.rules.reopen_call_seconds
+        calls = seconds > 0 and (trades or instrument.dropped or instrument.phase == Phase.CALL)
+        if trades and not calls:
             refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
-        instrument.suspended = suspended
-        events.append(TradingStateChanged(instrument.code, suspended))
-        if instrument.phase_rules.matching == TRADE and not suspended:
+        instrument.suspended = False
+        events.append(TradingStateChanged(instrument.code, False))
+        if calls:
+            until_ns = self.time_ns + seconds * SECOND_NS
+            if instrument.phase == Phase.CALL:
+                instrument.until_ns = until_ns
+                events.append(PhaseTimed(instrument.code, Phase.CALL, until_ns))
+            else:
+                self._open_call(instrument, until_ns, events)
+                self._entered(instrument, events)
+        elif trades:
             self._resume_stops(instrument, events)
         return None
 
@@ -873,26 +976,39 @@ class Engine(Trading):
             refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
-        instrument.enter(Phase(command.phase))  # a caller of the library may send a plain integer
-        rules = instrument.phase_rules
+        if not 0 <= command.until_ns < 2**63:
+            text = f"Expected a time in nanoseconds since the epoch, or 0, got {number(command.until_ns)}"
+            return Refusal(Reason.BAD_TRANSITION, f"{text} - at `$.until_ns`")
+        instrument.enter(Phase(command.phase), command.until_ns)  # a caller of the library may send a plain integer
         events.append(PhaseChanged(instrument.code, instrument.phase, before))
+        if command.until_ns:
+            events.append(PhaseTimed(instrument.code, instrument.phase, command.until_ns))
+        self._entered(instrument, events)
+        return None
+
+    def _entered(self, instrument: Instrument, events: list[Event]) -> None:
+        """What entering its present phase does with a book."""
+        rules = instrument.phase_rules
         if rules.matching == AUCTION:
-            # A halt drops the auction; the orders stay for the call that re-opens the book (market-rules 7).
-            if not instrument.suspended:
+            # A halt drops the auction, also one that ended in the non-cancel period before it; the orders stay for the
+            # call that re-opens the book (market-rules 7).
+            instrument.dropped = instrument.dropped or instrument.suspended
+            if not instrument.dropped:
                 self._uncross(instrument, events)
                 if rules.expires:
                     self._expire(instrument, rules.expires, events)
-        elif rules.expires:
-            self._expire(instrument, rules.expires, events)
+        else:
+            instrument.dropped = instrument.suspended and rules.is_frozen
+            if rules.expires:
+                self._expire(instrument, rules.expires, events)
         if rules.joins:
             self._join(instrument, rules.joins, events)
         if rules.matching == TRADE and not instrument.suspended:
             self._resume_stops(instrument, events)
         if rules.cancel and instrument.deferred:
             self._cancel_deferred(instrument, events)
-        if command.phase == Phase.CLOSED:
+        if instrument.phase == Phase.CLOSED:
             instrument.bound.clear()
-        return None
 
     def _expire(self, instrument: Instrument, validities: int, events: list[Event]) -> None:
         """End the orders of ``validities``; at Closed also whatever has no limit: it never rests overnight."""
@@ -942,7 +1058,7 @@ class Engine(Trading):
                         break
         for i, request in enumerate(instrument.deferred):
             for order in meant[i]:
-                self._withdraw(order, CancelReason.MASS_CANCEL, request.request_id, events)
+                self._withdraw(order, request.reason, request.request_id, events)
         instrument.deferred.clear()
         instrument.deferred_by.clear()
 
@@ -1055,6 +1171,8 @@ class Engine(Trading):
         operators = self._operators.key()
         if operators:
             digest.update(encode(operators))
+        for part in self._protection_digests():
+            digest.update(part)
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:
@@ -1119,3 +1237,4 @@ class Engine(Trading):
             known.extend(orders)
         if len(known) != len(resting) or not resting.issuperset(known):
             raise InvariantBroken("The members know of other open orders than the books")
+        self._check_protection()

@@ -49,6 +49,8 @@ class Member:
         self.index: Final = index
         self.name: Final = name
         self.records: Final[dict[str, int]] = {}  #: client_order_id or request_id to its record
+        #: Whether its orders have to pass the kill switch or risk limits (``engine/protection.py``).
+        self.guards: bool = False
         self._orders = vec[i64]()
         self._room: int = _ROOM
 
@@ -68,6 +70,10 @@ class Member:
                 orders = append(orders, order)
         self._orders = orders
         self._room = max(_ROOM, _SLACK * len(orders))
+
+    def may_have(self, orders: int) -> bool:
+        """Whether it could have so many open orders: without a look at each, so some may have ended."""
+        return len(self._orders) >= orders
 
     def open_orders(self, table: OrderTable) -> list[int]:
         """The numbers of its open orders, oldest first."""

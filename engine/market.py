@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from engine.matching.book import Book
 from engine.profiles import PhaseRules, Rules
 from engine.tables import TickTable
-from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
+from engine.types import CancelReason, OrderType, Phase, SelfTrade, Side, TimeInForce
 
 
 class OrderView(NamedTuple):
@@ -50,6 +50,8 @@ class InstrumentView(NamedTuple):
     settlement_date: int  #: of today's trades, YYYYMMDD; 0 without a calendar
     ledger: str
     rules: dict[str, int | str]  #: every parameter of its profile, with this instrument's values
+    until_ns: int = 0  #: when the present phase is due to end; 0: not said
+    dropped: bool = False  #: a halt has dropped the auction of this phase, or the one ahead
 
 
 class Options:
@@ -63,6 +65,7 @@ class Options:
         post_only: bool = False,
         self_trade: int = 0,
         expire_date: int = 0,
+        confirmed: bool = False,
     ) -> None:
         self.display: Final = display  #: an iceberg's peak; 0: it shows everything
         self.stop_price: Final = stop_price
@@ -70,6 +73,7 @@ class Options:
         self.post_only: Final = post_only
         self.self_trade: Final = self_trade  #: ``SelfTrade``; 0: as the instrument has it
         self.expire_date: Final = expire_date
+        self.confirmed: Final = confirmed  #: a large share of the units outstanding, and its member means it
         self.shown: int = 0  #: what the iceberg last showed before it was shown whole
 
     def key(self) -> list[int]:
@@ -81,17 +85,27 @@ class Options:
             int(self.post_only),
             self.self_trade,
             self.expire_date,
+            int(self.confirmed),
         ]
 
 
 class DeferredMassCancel:
     """A member's mass cancel that a non-cancel period holds up until orders may be cancelled again (market-rules 1).
 
-    ``newest`` is the last order that existed when it was asked for: later orders are not meant.
+    ``newest`` is the last order that existed when it was asked for: later orders are not meant. A lost connection waits
+    in the same way, with a ``reason`` of its own.
     """
 
     def __init__(
-        self, participant: int, request_id: str, side: int, low: int, high: int, account: str, newest: int
+        self,
+        participant: int,
+        request_id: str,
+        side: int,
+        low: int,
+        high: int,
+        account: str,
+        newest: int,
+        reason: CancelReason = CancelReason.MASS_CANCEL,
     ) -> None:
         self.participant: Final = participant
         self.request_id: Final = request_id
@@ -100,10 +114,20 @@ class DeferredMassCancel:
         self.high: Final = high
         self.account: Final = account
         self.newest: Final = newest
+        self.reason: Final = reason
 
     def key(self) -> list[int | str]:
         """All of it, for the digest."""
-        return [self.participant, self.request_id, self.side, self.low, self.high, self.account, self.newest]
+        return [
+            self.participant,
+            self.request_id,
+            self.side,
+            self.low,
+            self.high,
+            self.account,
+            self.newest,
+            int(self.reason),
+        ]
 
 
 class Instrument:
@@ -150,6 +174,12 @@ class Instrument:
         self.last_price: int = 0
         self.last_quantity: int = 0
         self.settlement_date: int = 0
+        self.until_ns: int = 0  #: when the present phase is due to end, nanoseconds since the epoch; 0: not said
+        self.dropped: bool = False  #: a halt has dropped the auction of this phase, or the one ahead
+        #: Whether orders have to pass the kill switch or limits of this book (``engine/protection.py``).
+        self.guards: bool = False
+        #: Whether trades have to lie in a band.
+        self.volatile: bool = rules.volatility_band > 0
         #: Numbers of orders bound to an auction (on-open, on-close), ascending, dead ones included until the day ends.
         self.bound: list[int] = []
         self.deferred: Final[list[DeferredMassCancel]] = []
@@ -168,9 +198,10 @@ class Instrument:
         self.deferred.append(request)
         self.deferred_by[request.participant] = self.deferred_by.get(request.participant, 0) + 1
 
-    def enter(self, phase: Phase) -> None:
+    def enter(self, phase: Phase, until_ns: int = 0) -> None:
         self.phase = phase
         self.phase_rules = self.rules.phases[phase]
+        self.until_ns = until_ns
 
     def view(self) -> InstrumentView:
         return InstrumentView(
@@ -190,6 +221,8 @@ class Instrument:
             self.settlement_date,
             self.ledger,
             dict(self.rules.settings),
+            self.until_ns,
+            self.dropped,
         )
 
     def key(self) -> list[object]:
@@ -201,7 +234,7 @@ class Instrument:
             [self.lot, self.price_decimals, self.settlement_days, self.units_outstanding],
             [self.tick_table, self.limit_table, self.ledger],
             self.ticks.rows,
-            [self.day, int(self.phase), int(self.suspended), self.settlement_date],
+            [self.day, int(self.phase), int(self.suspended), self.settlement_date, self.until_ns, int(self.dropped)],
             [self.reference, self.base, self.lower, self.upper, self.last_price, self.last_quantity],
             [deferred.key() for deferred in self.deferred],
         ]

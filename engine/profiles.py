@@ -15,6 +15,9 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
 ``market_orders_must_all_fill`` 0, 1                            1: an auction that leaves a market order has no price
 ``restriction_of_market_order`` 0, 1                            1: market orders are refused
 ``halt_orders``                 ``reject``, ``queue``           new and amend while the book is suspended
+``halt_resting``                ``keep``, ``purge``             what a halt does with the orders that are there
+``reopen_call_seconds``         0 to 86400                      how long a call re-opens a halted book; 0: none does
+``cancel_on_disconnect``        0, 1                            1: a member's orders go with its last connection
 ``invalid_replace``             ``keep``                        an amend below what is filled is refused
                                 ``cancel_filled``               … ends the order; other invalid details are refused
                                 ``cancel_live``                 any invalid detail ends the order (ODX equities)
@@ -27,6 +30,9 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
 ``iceberg_entry``               ``fresh_peak``                  after trading on entry a whole peak shows
                                 ``rest_of_peak``                … what is left of the peak that traded
 ``iceberg_uncross``             ``whole``, ``peak``             what of it has time priority in an auction
+``volatility_band``             0 to 10000                      basis points around the last price outside which no
+                                                                order trades: a call follows instead; 0: anywhere
+``volatility_call_seconds``     300, 1 to 86400                 how long that call is
 =============================== =============================== ====================================================
 
 An amend to exactly what is filled is accepted and ends the order under each of the three.
@@ -34,7 +40,7 @@ An amend to exactly what is filled is accepted and ends the order under each of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from engine.matching.itayose import ALLOCATION_RULES, PRICE_RULES
@@ -108,6 +114,8 @@ class PhaseRules:
         self.waits: Final = waits
         self.joins: Final = joins
         self.expires: Final = expires
+        #: A non-cancel period: orders are fixed until the auction.
+        self.is_frozen: Final = matching == COLLECT and new != 0 and not cancel
 
 
 class Profile:
@@ -138,13 +146,18 @@ SELF_TRADE_MODES: Final[dict[int | str, SelfTrade]] = {
     mode.name.lower(): mode for mode in SelfTrade if mode != SelfTrade.DEFAULT
 }
 
+_UP_TO_A_DAY: Final = range(86_400 + 1)
+
 #: Every parameter and its allowed values.
-CHOICES: Final[dict[str, tuple[int | str, ...]]] = {
+CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "auction_price": PRICE_RULES,
     "allocation": ALLOCATION_RULES,
     "market_orders_must_all_fill": (0, 1),
     "restriction_of_market_order": (0, 1),
     "halt_orders": ("reject", "queue"),
+    "halt_resting": ("keep", "purge"),
+    "reopen_call_seconds": _UP_TO_A_DAY,
+    "cancel_on_disconnect": (0, 1),
     "invalid_replace": (REPLACE_KEEP, REPLACE_CANCEL_FILLED, REPLACE_CANCEL_LIVE),
     "break_new": (0, 1),
     "self_trade": tuple(SELF_TRADE_MODES),
@@ -154,6 +167,8 @@ CHOICES: Final[dict[str, tuple[int | str, ...]]] = {
     "mtl_needs_limit": (1, 0),
     "iceberg_entry": ("fresh_peak", "rest_of_peak"),
     "iceberg_uncross": ("whole", "peak"),
+    "volatility_band": range(10_000 + 1),
+    "volatility_call_seconds": _UP_TO_A_DAY[1:],
 }
 
 _COMMON: Final[dict[str, int | str]] = {
@@ -162,6 +177,9 @@ _COMMON: Final[dict[str, int | str]] = {
     "market_orders_must_all_fill": 0,
     "restriction_of_market_order": 0,
     "halt_orders": "reject",
+    "halt_resting": "keep",
+    "reopen_call_seconds": 0,
+    "cancel_on_disconnect": 0,
     "invalid_replace": REPLACE_KEEP,
     "self_trade": "none",
     "self_trade_group": "participant",
@@ -201,7 +219,7 @@ START: Final = Profile(
         Phase.CLOSING_AUCTION: PhaseRules((Phase.CLOSED, Phase.CALL), matching=AUCTION, expires=ON_CLOSE),
     },
     LIMIT | MARKET,
-    {**_COMMON, "break_new": 0},
+    {**_COMMON, "break_new": 0, "cancel_on_disconnect": 1},
     break_new=DAY | ON_CLOSE,
 )
 
@@ -227,6 +245,8 @@ CONTINUOUS: Final = Profile(
         "mtl_needs_limit": 1,
         "iceberg_entry": "fresh_peak",
         "iceberg_uncross": "whole",
+        "volatility_band": 0,
+        "volatility_call_seconds": 300,
     },
     options=ICEBERG | POST_ONLY | MINIMUM | SELF_TRADE,
 )
@@ -249,8 +269,13 @@ class Rules:
                     f"got {name!r} - at `$.rules`"
                 )
             if value not in CHOICES[name] or type(value) is not type(settings[name]):
-                choices = ", ".join(str(choice) for choice in CHOICES[name])
-                raise ValueError(f"Expected one of {choices}, got {value!r} - at `$.rules.{name}`")
+                choices = CHOICES[name]
+                expected = (
+                    f"{choices[0]} to {choices[-1]}"
+                    if isinstance(choices, range)
+                    else "one of " + ", ".join(str(choice) for choice in choices)
+                )
+                raise ValueError(f"Expected {expected}, got {value!r} - at `$.rules.{name}`")
             settings[name] = value
         self.profile: Final = profile
         self.settings: Final = settings
@@ -270,6 +295,11 @@ class Rules:
         self.market_orders_must_all_fill: Final = settings["market_orders_must_all_fill"] == 1
         self.restriction_of_market_order: Final = settings["restriction_of_market_order"] == 1
         self.queue_in_halt: Final = settings["halt_orders"] == "queue"
+        self.purges_in_halt: Final = settings["halt_resting"] == "purge"
+        self.reopen_call_seconds: Final = int(settings["reopen_call_seconds"])
+        self.cancel_on_disconnect: Final = settings["cancel_on_disconnect"] == 1
+        self.volatility_band: Final = int(settings.get("volatility_band", 0))
+        self.volatility_call_seconds: Final = int(settings.get("volatility_call_seconds", 0))
         self.invalid_replace: Final = str(settings["invalid_replace"])
         self.options: Final = profile.options
         self.self_trade: Final = int(SELF_TRADE_MODES[settings["self_trade"]])

@@ -12,6 +12,8 @@ prevention …) lies in ``Options``, beside the columns of the order table and k
 * A *stop* waits outside the book until a trade reaches its price. The stops that one command triggers come one after
   the other, each behind the trades that triggered it: by the trade, then by stop price in the direction of the market,
   then by time of entry. What they trade may trigger more.
+* A *volatility band* lies around the last price as an order finds it. Where its next trade would lie outside, nothing
+  more trades: a call opens, and what is left of the order takes part in it like any other.
 * A *market order* rests only where the rule ``market_rests`` says so, before every limit. It trades at the last price
   or at a better one of the limits present, so that no limit in the book is passed over.
 """
@@ -29,8 +31,11 @@ from engine.events import (
     Cancelled,
     DisplayChanged,
     Event,
+    PhaseChanged,
+    PhaseTimed,
     SelfTradePrevented,
     Traded,
+    VolatilityInterrupted,
 )
 from engine.faults import InvariantBroken
 from engine.identities import Identities
@@ -39,10 +44,12 @@ from engine.matching import auction, continuous
 from engine.matching.book import BUY, GONE, GONE_WAITING, IN_BOOK, PARTICIPANT_SHIFT, SELL, WAITING, OrderTable
 from engine.matching.itayose import Equilibrium
 from engine.profiles import FOK, IMMEDIATE, TRADE
-from engine.types import SIDES, CancelReason, OrderType, SelfTrade
+from engine.tape import Tape
+from engine.types import PRICE_MAX, SIDES, CancelReason, OrderType, Phase, SelfTrade
 
 _NO_OPTIONS: Final = Options()
 _PRICE_BITS: Final = 49  # PRICE_MAX is 2**48
+SECOND_NS: Final = 1_000_000_000
 
 
 class Trading:
@@ -57,6 +64,7 @@ class Trading:
         self._options: Final[dict[int, Options]] = {}  #: by order; most have none
         self._instruments: Final[list[Instrument]] = []
         self._identities: Final = Identities()
+        self._tape: Final = Tape()
         #: Quantity and price of orders as they were accepted, of those that have changed since (see ``_original``).
         self._originals: Final[dict[int, int]] = {}
         #: Stops that this command's trades have triggered and that have not yet had their turn.
@@ -86,21 +94,25 @@ class Trading:
         wanted = table.open[order]
         validity = 1 << table.validity(order)
         needed = wanted if validity & FOK else (options.minimum if options is not None else 0)
-        if needed and self._reachable(instrument, order, limit, needed, mode, own) < needed:
+        bound = self._bound(instrument, order, limit) if instrument.volatile else limit
+        if needed and self._reachable(instrument, order, bound, needed, mode, own) < needed:
             table.state[order] = GONE
             events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
             return
         to_limit = limit == 0 and table.order_type(order) == OrderType.MARKET_TO_LIMIT
         if to_limit:
             limit = instrument.book.best(table.side(order) ^ 1)
-        last = self._match(instrument, order, limit, mode, own, events)
+        if instrument.volatile:
+            last = self._match_in_band(instrument, order, limit, mode, own, events)
+        else:
+            last = self._match(instrument, order, limit, mode, own, events)
         left = table.open[order]
         if left == 0 or table.state[order] == GONE:
             return
         if validity & IMMEDIATE == 0:
             if to_limit and (last or limit):
                 self._give_limit(instrument, order, last or limit, events)
-            if table.price[order] or rules.market_rests:
+            if table.price[order] or rules.market_rests or instrument.phase_rules.matching != TRADE:
                 if options is None:
                     instrument.book.add(order)
                 else:
@@ -159,6 +171,63 @@ class Trading:
         if instrument.rules.market_rests and last:
             self._match_markets(instrument, events)
         return last
+
+    # --- the volatility band -----------------------------------------------------------------------------------------
+
+    def _band(self, instrument: Instrument) -> tuple[int, int]:
+        """The lowest and the highest price at which an order may trade now; without a last price any."""
+        last = instrument.reference
+        if last == 0:
+            return 1, PRICE_MAX
+        width = last * instrument.rules.volatility_band
+        return -(-(last * 10_000 - width) // 10_000), (last * 10_000 + width) // 10_000
+
+    def _bound(self, instrument: Instrument, order: int, limit: int) -> int:
+        """The worst price at which ``order`` may trade: its limit, or the edge of the band."""
+        if instrument.reference == 0:
+            return limit
+        lower, upper = self._band(instrument)
+        if self._orders.side(order) == BUY:
+            return min(limit, upper) if limit else upper
+        return max(limit, lower, 1)
+
+    def _next_price(self, instrument: Instrument, order: int, limit: int) -> int:
+        """The price of the trade that ``order`` would make next; 0: none."""
+        side = self._orders.side(order)
+        if instrument.rules.market_rests and instrument.book.head(side ^ 1, 0):
+            return self._market_price(instrument, side ^ 1, limit)
+        best = instrument.book.best(side ^ 1)
+        if best == 0 or (limit and (best > limit if side == BUY else best < limit)):
+            return 0
+        return best
+
+    def _match_in_band(
+        self, instrument: Instrument, order: int, limit: int, mode: int, own: int, events: list[Event]
+    ) -> int:
+        """``_match`` as far as the band lets it; where the next trade lies outside, a call opens."""
+        lower, upper = self._band(instrument)
+        reference = instrument.reference
+        price = self._next_price(instrument, order, limit)
+        last = 0
+        if price and lower <= price <= upper:
+            last = self._match(instrument, order, self._bound(instrument, order, limit), mode, own, events)
+            price = 0
+            if self._orders.open[order] and self._orders.state[order] != GONE:
+                price = self._next_price(instrument, order, limit)
+        if price and not lower <= price <= upper:
+            events.append(VolatilityInterrupted(instrument.code, price, reference, lower, upper))
+            until_ns = self.time_ns + instrument.rules.volatility_call_seconds * SECOND_NS
+            self._open_call(instrument, until_ns, events)
+        return last
+
+    def _open_call(self, instrument: Instrument, until_ns: int, events: list[Event]) -> None:
+        """A rule, and no ``SetPhase``, opens a call."""
+        before = instrument.phase
+        instrument.enter(Phase.CALL, until_ns)
+        events.append(PhaseChanged(instrument.code, Phase.CALL, before))
+        events.append(PhaseTimed(instrument.code, Phase.CALL, until_ns))
+
+    # --- fills -------------------------------------------------------------------------------------------------------
 
     def _trade_one(self, instrument: Instrument, order: int, maker: int, price: int, events: list[Event]) -> None:
         """One fill with the resting order ``maker``."""
@@ -477,7 +546,13 @@ class Trading:
             table.state[order] = IN_BOOK
             table.priority[order] = self.sequence
             events.append(self._activated(instrument, order))
-            self._trade(instrument, order, events)
+            if instrument.phase_rules.matching == TRADE:
+                self._trade(instrument, order, events)
+            elif 1 << table.validity(order) & IMMEDIATE:  # one before it has opened a call
+                table.state[order] = GONE
+                events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
+            else:
+                self._rest(instrument, order, 0, events)
 
     def _resume_stops(self, instrument: Instrument, events: list[Event]) -> None:
         """Trading begins or goes on: what the last price reaches by now is triggered."""
@@ -578,6 +653,7 @@ class Trading:
     ) -> None:
         table = self._orders
         self.trades += 1
+        self._tape.append(buy, sell, price, quantity)
         events.append(
             Traded(
                 self.trades,
