@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (2, "81ad8dd4b4ef166ee5cb562c1200cb22faf0dfa88df0a929342e5d5ec15f9946"),
-    "both-profiles.log": (2, "c649fc8502d3e039ee19ab8a6c14edcaf12533ba46dcd8bcb6003008b96de7a0"),
+    "start-day.log": (3, "bcef79d88153f313adb84f0b44663217aa3baa5e30f5227fde021905e09d2f0a"),
+    "both-profiles.log": (3, "ba4b0b0e7feb22d7e32c9d54bc5c4d03a10666836e68dad859b9de3e9018dbba"),
 }
 
 
