@@ -6,7 +6,8 @@ How a program (the demo, an operator's script) runs it::
 
     write DIR/dojima.toml                              # see ``gateway.config``; ``dojima config init --dir DIR``
     dojima run --dir DIR --json                        # one JSON object per line on standard output
-      {"event": "listening", "url": "mqtt://127.0.0.1:PORT", …}   # embedded: members log in by name, no password
+      {"event": "listening", "url": "mqtt://127.0.0.1:PORT", …}   # embedded: members log in by name, no password;
+                                                       # an operator with what DIR/secrets/NAME holds
       {"event": "ready", "sequence": 0, …}             # replayed, connected, serving
       {"event": "day", "date": 20261124}, {"event": "phase", "instrument": …, "phase": "PreOpen", …}
       {"event": "auction", "instrument": …, "price": …, "volume": …}, {"event": "schedule_ended"}
@@ -38,7 +39,7 @@ import msgspec
 from engine.log import FileStorage
 from gateway import config as settings
 from gateway.bus.client import Address, MqttBus
-from gateway.bus.embedded import BrokerFailed, EmbeddedBroker
+from gateway.bus.embedded import BrokerFailed, EmbeddedBroker, operator_password
 from gateway.bus.messages import Status
 from gateway.clock import AcceleratedClock, Clock, SystemClock
 from gateway.config import Config, ConfigError
@@ -62,17 +63,18 @@ def make_clock(config: Config) -> Clock:
 
 async def _start_broker(config: Config, directory: Path) -> EmbeddedBroker:
     """The embedded broker, at the port of the URL; else at the port it had before; else at a free one."""
+    operators = {name: operator_password(directory, name) for name in config.operators.names}
     wanted = urlsplit(config.broker.url).port or 0
     if wanted:
-        return await EmbeddedBroker.start(wanted)
+        return await EmbeddedBroker.start(wanted, operators)
     try:
         before = urlsplit(broker_url(directory)).port or 0
     except (OSError, ValueError, KeyError):
         before = 0
     if before:
         with contextlib.suppress(BrokerFailed):  # taken by somebody else meanwhile
-            return await EmbeddedBroker.start(before)
-    return await EmbeddedBroker.start()
+            return await EmbeddedBroker.start(before, operators)
+    return await EmbeddedBroker.start(0, operators)
 
 
 def _address(config: Config, directory: Path) -> Address:

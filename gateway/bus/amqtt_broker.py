@@ -1,6 +1,6 @@
 """The embedded broker's process: ``python -m gateway.bus.amqtt_broker``, started by ``embedded.py``.
 
-One line of JSON on standard input says port and secret, one line on standard output answers with the port; then the
+One line of JSON on standard input says port and passwords, one line on standard output answers with the port; then the
 end of standard input is the end of this process.
 """
 
@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
@@ -28,15 +28,18 @@ from gateway.child import die_with_parent
 
 
 class ByName(BaseAuthPlugin):  # type: ignore[misc,type-arg,unused-ignore]
-    """Everybody logs in with a name; the exchange proves that it is the exchange."""
+    """Everybody logs in with a name; the exchange and its operators prove who they are."""
 
     @dataclass
     class Config:
-        secret: str = ""
+        passwords: dict[str, str] = field(default_factory=dict)  #: of the exchange and its operators, by login
 
     async def authenticate(self, *, session: Session) -> bool | None:
+        password = self.config.passwords.get(session.username or "")
+        if password is not None and not hmac.compare_digest((session.password or "").encode(), password.encode()):
+            return False
         if session.username == EXCHANGE_LOGIN:
-            return hmac.compare_digest((session.password or "").encode(), self.config.secret.encode())
+            return True
         # amqtt publishes a last will without asking the access list.
         may = not session.will_flag or session.will_topic == topics.inbound(session.username or "")
         return bool(session.username) and may
@@ -47,7 +50,7 @@ class OwnTopics(BaseTopicPlugin):  # type: ignore[misc,unused-ignore]
 
     @dataclass
     class Config:
-        pass
+        operators: list[str] = field(default_factory=list)
 
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
@@ -56,20 +59,35 @@ class OwnTopics(BaseTopicPlugin):  # type: ignore[misc,unused-ignore]
             return False
         if session.username == EXCHANGE_LOGIN:
             return True
+        login = session.username or ""
+        # An operator is no member: its own two topics, and nothing of what members have.
+        address = topics.operator(login) if login in self.config.operators else login
         if action == Action.PUBLISH:
-            return bool(topic == topics.inbound(session.username or ""))
+            return bool(topic == topics.inbound(address) or _is_copy(topic, login, "in"))
         return bool(
-            topic in (topics.outbound(session.username or ""), topics.STATUS) or topic.startswith(f"{topics.ROOT}/md/")
+            topic in (topics.outbound(address), topics.STATUS)
+            or topic.startswith(f"{topics.ROOT}/md/")
+            or _is_copy(topic, login, "out")
         )
 
 
-async def serve(port: int, secret: str) -> None:
+def _is_copy(topic: str, login: str, way: str) -> bool:
+    """Whether a topic is one at which this login reads a member's reports; of which members, the exchange decides."""
+    start = f"{topics.ROOT}/{topics.copy(login, '')}"
+    member, _, end = topic.removeprefix(start).partition("/")
+    return topic.startswith(start) and bool(member) and end == way
+
+
+async def serve(port: int, passwords: dict[str, str]) -> None:
     here = "gateway.bus.amqtt_broker"
     broker = Broker(
         {
             # "external": the sockets are ours, so that port 0 can be asked what it became
             "listeners": {"default": {"type": "external"}},
-            "plugins": {f"{here}.ByName": {"secret": secret}, f"{here}.OwnTopics": {}},
+            "plugins": {
+                f"{here}.ByName": {"passwords": passwords},
+                f"{here}.OwnTopics": {"operators": sorted(passwords.keys() - {EXCHANGE_LOGIN})},
+            },
         }
     )
     await broker.start()
@@ -98,7 +116,7 @@ def main() -> None:
     die_with_parent(start["parent"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.ERROR)  # amqtt tells every client's coming and going as warnings
-    asyncio.run(serve(start["port"], start["secret"]))
+    asyncio.run(serve(start["port"], start["passwords"]))
 
 
 if __name__ == "__main__":

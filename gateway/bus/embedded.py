@@ -2,9 +2,10 @@
 
 It listens on the loopback interface only and ends with its parent, however the parent ends: the child watches a pipe
 whose other end dies with the parent, and on Linux asks the kernel for a signal as well. Clients log in by name, without
-a password; only the exchange's own login has one, made anew at every start. So this keeps members from mixing up their
-topics, not from lying about who they are. Nor is it fair: it handles messages in their order of arrival, so one
-member's flood is served before what the others send after it. Real use is mosquitto with ``deploy/mosquitto``.
+a password; only the exchange's own login has one, made anew at every start, and so have its operators. So this keeps
+members from mixing up their topics, not from lying about who they are. Nor is it fair: it handles messages in their
+order of arrival, so one member's flood is served before what the others send after it. Real use is mosquitto with
+``deploy/mosquitto``.
 
 ``amqtt_broker.py`` is the child.
 """
@@ -12,11 +13,14 @@ member's flood is served before what the others send after it. Real use is mosqu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Final
 
@@ -26,6 +30,18 @@ EXCHANGE_LOGIN: Final = "exchange"
 
 class BrokerFailed(Exception):
     """The embedded broker did not start."""
+
+
+def operator_password(directory: Path, name: str) -> str:
+    """Of an operator of the exchange in ``directory``; made once, readable for whoever owns the exchange."""
+    path = directory / "secrets" / name
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8").strip()
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    password = secrets.token_urlsafe(18)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(password + "\n")
+    return password
 
 
 class EmbeddedBroker:
@@ -38,18 +54,21 @@ class EmbeddedBroker:
         self.exchange_url = f"mqtt://{EXCHANGE_LOGIN}:{secret}@127.0.0.1:{port}"
 
     @classmethod
-    async def start(cls, port: int = 0) -> EmbeddedBroker:
-        """Start one. Port 0 takes a free one. Raises ``BrokerFailed`` with what the child said."""
+    async def start(cls, port: int = 0, operators: Mapping[str, str] | None = None) -> EmbeddedBroker:
+        """Start one. Port 0 takes a free one; ``operators`` are passwords by login.
+
+        Raises ``BrokerFailed`` with what the child said.
+        """
         # Launched here, not in the thread: the kernel's parent-death signal goes by the thread that forked.
-        process, secret = cls._launch(port)
+        process, secret = cls._launch(port, operators or {})
         return await asyncio.to_thread(cls._ready, process, secret)
 
     @classmethod
     def start_blocking(cls, port: int = 0) -> EmbeddedBroker:
-        return cls._ready(*cls._launch(port))
+        return cls._ready(*cls._launch(port, {}))
 
     @staticmethod
-    def _launch(port: int) -> tuple[subprocess.Popen[str], str]:
+    def _launch(port: int, operators: Mapping[str, str]) -> tuple[subprocess.Popen[str], str]:
         secret = secrets.token_urlsafe(24)
         process = subprocess.Popen(
             [sys.executable, "-m", "gateway.bus.amqtt_broker"],
@@ -59,8 +78,9 @@ class EmbeddedBroker:
             start_new_session=True,  # Ctrl-C is for the exchange, which then announces its end over this broker
         )
         assert process.stdin is not None
+        passwords = {**operators, EXCHANGE_LOGIN: secret}
         # By the pipe, not by arguments: those every user of the machine can read.
-        process.stdin.write(json.dumps({"port": port, "secret": secret, "parent": os.getpid()}) + "\n")
+        process.stdin.write(json.dumps({"port": port, "passwords": passwords, "parent": os.getpid()}) + "\n")
         process.stdin.flush()
         return process, secret
 

@@ -17,6 +17,7 @@ import pytest
 from engine.events import Accepted
 from engine.log.replay import replay
 from gateway.bus import topics
+from gateway.bus.client import Address
 from gateway.bus.embedded import BrokerFailed, EmbeddedBroker
 from gateway.bus.messages import Fill, Hello, MessageError
 from gateway.service import broker_url
@@ -86,6 +87,58 @@ async def test_a_last_will_goes_to_a_member_s_own_topic_or_its_login_is_refused(
         own = aiomqtt.Will(topics.inbound("alfa"), b"own")
         async with aiomqtt.Client("127.0.0.1", broker.port, username="alfa", will=own):
             pass
+
+
+async def test_an_operator_proves_who_it_is_and_no_member_reaches_its_topics():
+    async with await EmbeddedBroker.start(operators={"olga": "her password"}) as broker:
+        for password in (None, "", "guess"):
+            with pytest.raises(aiomqtt.MqttError):
+                async with aiomqtt.Client("127.0.0.1", broker.port, username="olga", password=password):
+                    pass
+        login = Address.parse(broker.exchange_url)
+        async with (
+            aiomqtt.Client("127.0.0.1", broker.port, username=login.user, password=login.password) as exchange,
+            member(broker.url, "alfa") as alfa,
+            aiomqtt.Client("127.0.0.1", broker.port, username="olga", password="her password") as olga,
+        ):
+            own = [topics.inbound("op/olga"), topics.outbound("op/olga")]
+            for topic in (*own, topics.inbound("op/alfa"), topics.inbound("copy/risk/alfa")):
+                codes = await alfa.client.subscribe(topic, qos=1)
+                assert codes[0].value >= 0x80  # type: ignore[union-attr]
+                await alfa.client.publish(topic, b"forged", qos=1)
+            for topic in (topics.outbound("alfa"), topics.inbound("op/omar"), topics.ALL_OPERATORS_IN, own[0]):
+                codes = await olga.subscribe(topic, qos=1)
+                assert codes[0].value >= 0x80  # type: ignore[union-attr]
+            await olga.publish(topics.inbound("olga"), b"as a member", qos=1)
+            await exchange.subscribe(f"{topics.ROOT}/#", qos=1)
+            heard: list[tuple[str, object]] = []
+
+            async def listen() -> None:
+                async for message in exchange.messages:
+                    heard.append((message.topic.value, message.payload))
+                    if message.payload == b"end":
+                        return
+
+            await alfa.client.publish(own[0], b"forged", qos=1)
+            await olga.publish(topics.inbound("alfa"), b"forged", qos=1)
+            await olga.publish(own[0], b"end", qos=1)
+            await asyncio.wait_for(listen(), 20)
+            assert heard == [(own[0], b"end")]
+
+
+async def test_a_reader_of_a_copy_has_topics_of_its_own():
+    async with await EmbeddedBroker.start() as broker, member(broker.url, "risk") as risk:
+        for topic in (topics.outbound("copy/risk/alfa"), topics.outbound("copy/risk/+")):
+            assert (await risk.client.subscribe(topic, qos=1))[0].value < 0x80  # type: ignore[union-attr]
+        for topic in (
+            "copy/other/alfa/out",
+            "copy/risk/alfa/in",
+            "copy/risk/alfa/b/out",
+            "copy/risk//out",
+            "copy/+/+/out",
+        ):
+            codes = await risk.client.subscribe(f"{topics.ROOT}/{topic}", qos=1)
+            assert codes[0].value >= 0x80, topic  # type: ignore[union-attr]
 
 
 async def test_the_broker_ends_when_told():

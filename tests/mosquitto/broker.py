@@ -16,8 +16,8 @@ SETUP = Path(__file__).parents[2] / "deploy" / "mosquitto" / "setup.py"
 class Mosquitto:
     """Use as a context manager. ``url`` has no login; ``password(name)`` is what ``setup.py`` made."""
 
-    def __init__(self, directory: Path, *members: str, extra: str = "") -> None:
-        """``extra`` is put behind the deployed configuration."""
+    def __init__(self, directory: Path, *members: str, extra: str = "", options: tuple[str, ...] = ()) -> None:
+        """``extra`` is put behind the deployed configuration, ``options`` are of ``setup.py``."""
         self._binary = require("mosquitto")
         require("mosquitto_passwd", part_of="mosquitto")
         self.directory = directory
@@ -25,7 +25,7 @@ class Mosquitto:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         subprocess.run(
-            [sys.executable, SETUP, str(directory), *members, "--port", str(self.port)],
+            [sys.executable, SETUP, str(directory), *members, "--port", str(self.port), *options],
             check=True,
             capture_output=True,
         )

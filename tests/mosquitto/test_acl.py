@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,8 @@ from tests.mosquitto.broker import Mosquitto
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    with Mosquitto(tmp_path_factory.mktemp("acl"), "alfa", "bravo") as running:
+    options = ("--operator", "olga", "omar", "--copy", "risk")
+    with Mosquitto(tmp_path_factory.mktemp("acl"), "alfa", "bravo", options=options) as running:
         yield running
 
 
@@ -96,3 +98,65 @@ def test_the_passwords_are_made_at_deploy_time_and_only_their_owner_can_read_the
     assert broker.password("alfa") not in (broker.directory / "passwd").read_text()
     for path in (broker.directory / "secrets" / "alfa", broker.directory / "passwd", broker.directory / "acl"):
         assert path.stat().st_mode & 0o077 == 0
+
+
+OPERATOR_TOPICS = (topics.inbound("op/olga"), topics.outbound("op/olga"), f"{topics.ROOT}/op/alfa/in")
+COPY_TOPICS = (topics.inbound("copy/risk/alfa"), topics.outbound("copy/risk/alfa"), f"{topics.ROOT}/copy/alfa/alfa/in")
+
+
+async def test_a_member_neither_writes_nor_reads_where_operators_and_readers_of_copies_do(broker: Mosquitto):
+    async with login(broker, "exchange", f"{topics.ROOT}/#") as exchange:
+        for topic in OPERATOR_TOPICS + COPY_TOPICS:
+            for qos, retain in ((0, False), (1, False), (1, True)):
+                async with login(broker, "alfa") as alfa:
+                    with contextlib.suppress(aiomqtt.MqttError):
+                        await alfa.publish(topic, b"forged", qos=qos, retain=retain)
+        async with login(broker, "alfa") as alfa:
+            await alfa.publish(topics.inbound("alfa"), b"end", qos=1)
+        assert await heard(exchange, b"end") == []
+    async with (
+        login(broker, "alfa", *OPERATOR_TOPICS, *COPY_TOPICS, "#", topics.outbound("alfa")) as alfa,
+        login(broker, "exchange") as exchange,
+    ):
+        for topic in OPERATOR_TOPICS + COPY_TOPICS:
+            await exchange.publish(topic, b"secret", qos=1)
+        await exchange.publish(topics.outbound("alfa"), b"end", qos=1)
+        assert await heard(alfa, b"end") == []
+
+
+@pytest.mark.parametrize(("name", "own"), [("olga", "op/olga"), ("omar", "op/omar"), ("risk", "copy/risk/alfa")])
+async def test_an_operator_and_a_reader_of_copies_use_their_own_topics_and_no_others(
+    broker: Mosquitto, name: str, own: str
+):
+    places = ("op/olga", "op/omar", "copy/risk/alfa", "alfa", "copy/omar/alfa")
+    others = [each for each in places if each != own]
+    async with login(broker, "exchange", f"{topics.ROOT}/#") as exchange:
+        for other in others:
+            async with login(broker, name) as client:
+                with contextlib.suppress(aiomqtt.MqttError):
+                    await client.publish(topics.inbound(other), b"forged", qos=1)
+                with contextlib.suppress(aiomqtt.MqttError):
+                    await client.publish(topics.outbound(own), b"forged", qos=1)
+        async with login(broker, name) as client:
+            await client.publish(topics.inbound(own), b"end", qos=1)
+        assert await heard(exchange, b"end") == []
+    async with (
+        login(broker, name, *map(topics.outbound, [own, *others]), f"{topics.ROOT}/#") as client,
+        login(broker, "exchange") as exchange,
+    ):
+        for other in others:
+            await exchange.publish(topics.outbound(other), b"secret", qos=1)
+        await exchange.publish(topics.outbound(own), b"end", qos=1)
+        assert await heard(client, b"end") == []
+
+
+def test_set_up_again_keeps_operators_and_refuses_a_login_with_two_parts(tmp_path: Path):
+    first = Mosquitto(tmp_path, "alfa", options=("--operator", "olga", "omar", "--copy", "risk"))
+    access = (tmp_path / "acl").read_text()
+    Mosquitto(tmp_path, "alfa", "bravo")
+    assert (tmp_path / "acl").read_text() == access
+    assert access.count("user olga\n") == 1
+    assert first.password("olga")
+    for options in (("--copy", "olga"), ("--operator", "alfa"), ("--operator", "exchange")):
+        with pytest.raises(subprocess.CalledProcessError):
+            Mosquitto(tmp_path, "alfa", options=options)
