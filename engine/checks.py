@@ -124,6 +124,11 @@ def frozen(instrument: Instrument, until: Phase) -> Refusal:
     return Refusal(Reason.WRONG_PHASE, f"{text}; this phase is due to end at {instrument.until_ns} ns")
 
 
+def set_aside(instrument: Instrument, what: str) -> Refusal:
+    text = f"{instrument.code} is set aside because its book contradicts itself: it takes no {what} until it is rebuilt"
+    return Refusal(Reason.SET_ASIDE, text)
+
+
 def suspended(instrument: Instrument) -> Refusal:
     return Refusal(
         Reason.SUSPENDED,
@@ -292,7 +297,7 @@ DEFERRED_MAX: Final = 100
 def check_deferred(instruments: list[Instrument], participant: int) -> Refusal | None:
     """Whether one more mass cancel may wait for those of ``instruments`` that are in a non-cancel period."""
     for instrument in instruments:
-        if not instrument.phase_rules.cancel and instrument.deferred_by.get(participant, 0) >= DEFERRED_MAX:
+        if not instrument.cancels and instrument.deferred_by.get(participant, 0) >= DEFERRED_MAX:
             text = f"Expected at most {DEFERRED_MAX} mass cancels to wait for {instrument.code}, which is in"
             return Refusal(Reason.WRONG_PHASE, f"{text} {instrument.phase.label}, got one more")
     return None

@@ -44,6 +44,7 @@ from engine.checks import (
     off_tick,
     phase_label,
     plain,
+    set_aside,
     suspended,
     unknown_instrument,
     worst_price,
@@ -65,6 +66,7 @@ from engine.commands import (
     OperatorConfirm,
     OperatorDecline,
     OperatorRequest,
+    RebuildInstrument,
     Restore,
     ResumeInstrument,
     SetCalendar,
@@ -84,6 +86,7 @@ from engine.events import (
     DayStarted,
     Event,
     InstrumentListed,
+    InstrumentRebuilt,
     MassCancelled,
     OperatorRequested,
     PhaseChanged,
@@ -94,7 +97,8 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode
-from engine.market import DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
+from engine.market import ASIDE, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
+from engine.matching.auction import Plan
 from engine.matching.book import (
     BUY,
     IN_BOOK,
@@ -120,6 +124,7 @@ from engine.profiles import (
     Rules,
 )
 from engine.protection import Protection
+from engine.rebuild import doubt, fill_anew
 from engine.reference_data import DayPlan, ReferenceData
 from engine.tables import TICK_TABLES, LimitTable, TickTable
 from engine.trading import SECOND_NS
@@ -221,7 +226,8 @@ class Engine(Protection):
             | ListInstrument
             | Kill
             | Restore
-            | SetRiskLimits,
+            | SetRiskLimits
+            | RebuildInstrument,
         ):
             instrument = command.instrument if is_code(command.instrument) else ""
         elif isinstance(command, OperatorRequest | OperatorConfirm | OperatorDecline):
@@ -230,7 +236,7 @@ class Engine(Protection):
             else:
                 self._operate(command, events)
             return
-        elif not isinstance(command, SetTickTable | SetLimitTable | SetCalendar | StartDay | Disconnected | BustTrade):
+        elif not isinstance(command, EXCHANGE_COMMANDS):
             self.sequence -= 1
             raise TypeError(f"Expected a command of engine.commands, got {type(command).__name__}")
         if participant:
@@ -262,8 +268,13 @@ class Engine(Protection):
             refusal = self._set_risk_limits(command, events)
         elif isinstance(command, Disconnected):
             refusal = self._disconnected(command, events)
-        else:
+        elif isinstance(command, BustTrade):
             refusal = self._bust(command, events)
+        elif isinstance(command, RebuildInstrument):
+            refusal = self._rebuild(command, events)
+        else:
+            text = f"Expected a command that this build knows, got {type(command).__name__}"
+            refusal = Refusal(Reason.NOT_OFFERED, text)
         if refusal is not None:
             events.append(Rejected("", "", refusal.reason, refusal.text, instrument))
 
@@ -282,7 +293,7 @@ class Engine(Protection):
             return
         before = len(events)
         self._exchange(wish, "", events)
-        last = events[-1] if len(events) == before + 1 else None
+        last = events[-1] if len(events) > before else None
         refusal = last if isinstance(last, Rejected) and not last.participant else None
         if refusal is not None:
             events.pop()  # said by the answer to the operator
@@ -440,8 +451,30 @@ class Engine(Protection):
                 return
         if waiting:
             self._orders.state[order] = WAITING
-        else:
+            return
+        entered = len(events)
+        try:
             self._enter(instrument, order, events)
+        except InvariantBroken as fault:
+            if len(events) > entered:
+                self._give_up(order, events)
+            else:
+                self._forget(instrument, order, member, command, events)
+                refusal = set_aside(instrument, "orders")
+                self._refuse(member, command.client_order_id, command, refusal, instrument.code, events)
+            self._set_aside(instrument, fault, events)
+
+    def _forget(
+        self, instrument: Instrument, order: int, member: Member, command: NewOrder, events: list[Event]
+    ) -> None:
+        """The newest order, which has not come to its book, never was."""
+        events.pop()  # that it was accepted
+        if instrument.bound and instrument.bound[-1] == order:
+            instrument.bound.pop()
+        self._options.pop(order, None)
+        self._identities.forget(member, command.client_order_id)
+        self._orders.forget()
+        member.open_orders(self._orders)  # drops what is not open
 
     def _check_new(self, command: NewOrder, instrument: Instrument | None, member: Member) -> Refusal | None:
         if instrument is None:
@@ -452,6 +485,8 @@ class Engine(Protection):
         validity = 1 << command.time_in_force
         if instrument.day != self.date or self.date == 0:
             return no_day(instrument)
+        if instrument.guards and instrument.set_aside:
+            return set_aside(instrument, "orders")
         rules = instrument.phase_rules
         if rules.new == 0:
             return wrong_phase(instrument, "new orders")
@@ -555,6 +590,8 @@ class Engine(Protection):
             if instrument.until_ns:
                 until = cancels_from(instrument, 1 << self._orders.validity(order) & OVERNIGHT != 0)
                 refusal = frozen(instrument, until)
+        if refusal is None and instrument is not None and instrument.guards and instrument.frozen:
+            refusal = set_aside(instrument, "cancels")
         if refusal is not None:
             code = instrument.code if instrument is not None else ""
             self._refuse(member, command.request_id, command, refusal, code, events)
@@ -577,7 +614,9 @@ class Engine(Protection):
             self._refuse(member, command.request_id, command, refusal, code, events)
             return
         instrument = self._instruments[table.instrument(order)]
-        if not instrument.phase_rules.amend:
+        if instrument.guards and instrument.set_aside:
+            refusal = set_aside(instrument, "amends")
+        elif not instrument.phase_rules.amend:
             refusal = wrong_phase(instrument, "amends")
         elif instrument.suspended and not instrument.rules.queue_in_halt:
             refusal = suspended(instrument)
@@ -672,10 +711,14 @@ class Engine(Protection):
     ) -> None:
         """Carry out an amend that has passed every check."""
         table = self._orders
+        said = len(events)
         waiting = table.state[order] == WAITING
         if not waiting:
             self._show_whole(instrument, order, events)
         open_before = table.open[order]
+        total_before = table.quantity[order]
+        priority_before = table.priority[order]
+        behind = table.next[order]
         price_before = table.price[order]
         open_now = open_before + quantity - table.quantity[order]
         same_price = price == price_before
@@ -711,11 +754,42 @@ class Engine(Protection):
         table.open[order] = open_now
         table.price[order] = price
         table.priority[order] = self.sequence
-        if not waiting:
+        if waiting:
+            if order in instrument.stops:
+                del instrument.stops[order]
+                self._wait(instrument, order)
+            return
+        entered = len(events)
+        try:
             self._enter(instrument, order, events)
-        elif order in instrument.stops:
-            del instrument.stops[order]
-            self._wait(instrument, order)
+        except InvariantBroken as fault:
+            if len(events) > entered:
+                self._give_up(order, events)
+            else:
+                del events[said:]
+                self._identities.forget(member, command.request_id)
+                table.open[order] = open_before
+                table.price[order] = price_before
+                table.quantity[order] = total_before
+                table.priority[order] = priority_before
+                self._put_back(instrument, order, behind)
+                refusal = set_aside(instrument, "amends")
+                self._refuse(member, command.request_id, command, refusal, instrument.code, events)
+            self._set_aside(instrument, fault, events)
+
+    def _put_back(self, instrument: Instrument, order: int, behind: int) -> None:
+        """An order that was taken out of its queue stands there again, before ``behind``; an iceberg shows its peak."""
+        table = self._orders
+        book = instrument.book
+        followers: list[int] = []
+        while behind:
+            followers.append(behind)
+            behind = table.next[behind]
+        book.add(order)
+        for follower in followers:
+            book.remove(follower)
+            book.add(follower)
+        self._show_peak(instrument, order, [])
 
     def _mass_cancel(self, command: MassCancel, member: Member, events: list[Event]) -> None:
         only: Instrument | None = None
@@ -755,7 +829,7 @@ class Engine(Protection):
         )
         frozen_books: list[Event] = []
         for instrument in books:
-            if not instrument.phase_rules.cancel:
+            if not instrument.cancels:
                 # A non-cancel period holds it up, it does not refuse it (market-rules 1).
                 instrument.defer(request)
                 if instrument.until_ns:
@@ -766,7 +840,7 @@ class Engine(Protection):
         orders: list[int] = []
         for order in member.open_orders(self._orders):
             instrument = self._instruments[self._orders.instrument(order)]
-            if (only is None or instrument is only) and instrument.phase_rules.cancel and self._means(request, order):
+            if (only is None or instrument is only) and instrument.cancels and self._means(request, order):
                 orders.append(order)
         for order in orders:
             self._withdraw(order, CancelReason.MASS_CANCEL, command.request_id, events)
@@ -864,6 +938,8 @@ class Engine(Protection):
         self._reference.start(date)
         events.append(DayStarted(date))
         for i, instrument in enumerate(self._instruments):
+            if instrument.set_aside:
+                continue  # it trades again from the day that starts after it was rebuilt
             instrument.day = date
             instrument.settlement_date = plan.settlement_dates[i]
             instrument.ticks = plan.ticks[i]
@@ -921,6 +997,8 @@ class Engine(Protection):
         instrument = self._by_code.get(code)
         if instrument is None:
             return unknown_instrument(code)
+        if instrument.set_aside:
+            return set_aside(instrument, "halts")
         if instrument.suspended:
             return not_changed(instrument, "trading")
         instrument.suspended = True
@@ -936,6 +1014,8 @@ class Engine(Protection):
         instrument = self._by_code.get(code)
         if instrument is None:
             return unknown_instrument(code)
+        if instrument.set_aside:
+            return set_aside(instrument, "halts")
         if not instrument.suspended:
             return not_changed(instrument, "suspended")
         trades = instrument.phase_rules.matching == TRADE
@@ -954,9 +1034,44 @@ class Engine(Protection):
                 events.append(PhaseTimed(instrument.code, Phase.CALL, until_ns))
             else:
                 self._open_call(instrument, until_ns, events)
-                self._entered(instrument, events)
+                self._entered(instrument, None, events)
         elif trades:
             self._resume_stops(instrument, events)
+        return None
+
+    def _rebuild(self, command: RebuildInstrument, events: list[Event]) -> Refusal | None:
+        """Make the book of an instrument that was set aside anew. It comes back suspended."""
+        instrument = self._by_code.get(command.instrument)
+        if instrument is None:
+            return unknown_instrument(command.instrument)
+        if not instrument.set_aside:
+            text = f"Expected an instrument that is set aside, got {instrument.code}, which is not"
+            return Refusal(Reason.BAD_TRANSITION, f"{text} - at `$.instrument`")
+        what = doubt(self._orders, instrument)
+        if what:
+            text = f"Expected orders of {instrument.code} that a book can be made of, got {what}"
+            return Refusal(Reason.SET_ASIDE, f"{text}: start the exchange again, which replays the log")
+        fill_anew(self._orders, instrument, self._make_book())
+        instrument.buy_stops.clear()
+        instrument.sell_stops.clear()
+        for order in list(instrument.stops):
+            self._wait(instrument, order)
+        instrument.set_aside = False
+        instrument.frozen = False
+        instrument.guards &= ~ASIDE
+        events.append(InstrumentRebuilt(instrument.code, len(self._open_orders(instrument))))
+        for pair in list(self._killed):
+            for order in self._killable(pair):
+                self._withdraw(order, CancelReason.KILL, "", events)
+        if instrument.day != self.date:
+            # Its day ended without it.
+            before = instrument.phase
+            instrument.enter(Phase.CLOSED)
+            events.append(PhaseChanged(instrument.code, Phase.CLOSED, before))
+            self._expire(instrument, instrument.phase_rules.expires, events)
+            instrument.bound.clear()
+        if instrument.deferred and instrument.phase_rules.cancel:
+            self._cancel_deferred(instrument, events)
         return None
 
     # --- phases and auctions -----------------------------------------------------------------------------------------
@@ -967,34 +1082,44 @@ class Engine(Protection):
             return unknown_instrument(command.instrument)
         if instrument.day != self.date or self.date == 0:
             return no_day(instrument)
+        if instrument.set_aside:
+            return set_aside(instrument, "phases")
         before = instrument.phase
         if command.phase not in instrument.phase_rules.following:
             following = ", ".join(phase.label for phase in instrument.phase_rules.following)
             text = f"Expected {following} after {before.label} of {instrument.code}"
             return Refusal(Reason.BAD_TRANSITION, f"{text}, got {phase_label(command.phase)} - at `$.phase`")
-        if instrument.rules.phases[command.phase].matching == TRADE:
+        next_rules = instrument.rules.phases[command.phase]
+        if next_rules.matching == TRADE:
             refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
         if not 0 <= command.until_ns < 2**63:
             text = f"Expected a time in nanoseconds since the epoch, or 0, got {number(command.until_ns)}"
             return Refusal(Reason.BAD_TRANSITION, f"{text} - at `$.until_ns`")
+        plan: Plan | None = None
+        # A halt drops the auction, also one that ended in the non-cancel period before it; the orders stay for the call
+        # that re-opens the book (market-rules 7).
+        if next_rules.matching == AUCTION and not instrument.suspended and not instrument.dropped:
+            try:
+                plan = self._plan_auction(instrument)
+            except InvariantBroken as fault:
+                self._set_aside(instrument, fault, events)
+                return set_aside(instrument, "phases")
         instrument.enter(Phase(command.phase), command.until_ns)  # a caller of the library may send a plain integer
         events.append(PhaseChanged(instrument.code, instrument.phase, before))
         if command.until_ns:
             events.append(PhaseTimed(instrument.code, instrument.phase, command.until_ns))
-        self._entered(instrument, events)
+        self._entered(instrument, plan, events)
         return None
 
-    def _entered(self, instrument: Instrument, events: list[Event]) -> None:
+    def _entered(self, instrument: Instrument, plan: Plan | None, events: list[Event]) -> None:
         """What entering its present phase does with a book."""
         rules = instrument.phase_rules
         if rules.matching == AUCTION:
-            # A halt drops the auction, also one that ended in the non-cancel period before it; the orders stay for the
-            # call that re-opens the book (market-rules 7).
             instrument.dropped = instrument.dropped or instrument.suspended
-            if not instrument.dropped:
-                self._uncross(instrument, events)
+            if plan is not None:
+                self._carry_out(instrument, plan, events)
                 if rules.expires:
                     self._expire(instrument, rules.expires, events)
         else:
@@ -1085,16 +1210,23 @@ class Engine(Protection):
     def indicative(self, code: str) -> Equilibrium:
         """What an auction held now would give: price (0: none), volume, surplus. Nothing in a phase that shows none."""
         instrument = self._known(code)
-        if not instrument.phase_rules.indicative:
+        if not instrument.phase_rules.indicative or instrument.set_aside:
             return Equilibrium(0, 0, 0)
         return self._equilibrium(instrument)
 
     def depth(self, code: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Bids and asks as (price, quantity), best first. Price 0 comes before all: orders without a limit."""
-        book = self._known(code).book
-        return self._side_depth(book, BUY), self._side_depth(book, SELL)
+        instrument = self._known(code)
+        return self._side_depth(instrument, BUY), self._side_depth(instrument, SELL)
 
-    def _side_depth(self, book: Book, side: int) -> list[tuple[int, int]]:
+    def _side_depth(self, instrument: Instrument, side: int) -> list[tuple[int, int]]:
+        if instrument.frozen:
+            levels: dict[int, int] = {}
+            for order in self._queue(instrument, side):
+                price = self._orders.price[order]
+                levels[price] = levels.get(price, 0) + self._orders.open[order]
+            return list(levels.items())
+        book = instrument.book
         prices: list[int] = []
         quantities: list[int] = []
         market = book.level_quantity(side, 0)
@@ -1140,7 +1272,7 @@ class Engine(Protection):
 
     def queue(self, code: str, side: Side) -> list[int]:
         """The numbers of the orders on one side of a book, in matching priority."""
-        return self._known(code).book.orders(self._orders, side)
+        return self._queue(self._known(code), side)
 
     def digest(self) -> bytes:
         """32 bytes over the whole state: equal digests mean equal markets.
@@ -1161,7 +1293,7 @@ class Engine(Protection):
         for instrument in self._instruments:
             digest.update(encode(instrument.key()))
             for side in (BUY, SELL):
-                digest.update(encode(instrument.book.orders(table, side)))
+                digest.update(encode(self._queue(instrument, side)))
             digest.update(encode([order for order in instrument.bound if table.is_open(order)]))
             if self._options:
                 special = [order for order in self._open_orders(instrument) if order in self._options]
@@ -1205,7 +1337,12 @@ class Engine(Protection):
         """Raise ``InvariantBroken`` if the state contradicts itself. Costs a walk over everything ever accepted."""
         table = self._orders
         resting: set[int] = set()
+        broken: set[int] = set()  # set aside and frozen: what is wrong there has been said
         for instrument in self._instruments:
+            if instrument.frozen:
+                broken.add(instrument.index)
+                resting.update(self._open_orders(instrument))
+                continue
             instrument.book.check()
             if instrument.phase_rules.matching == TRADE and not instrument.suspended:
                 refusal = check_uncrossed(instrument)
@@ -1225,6 +1362,8 @@ class Engine(Protection):
                 if hidden <= 0 or not 0 < shown <= peak or table.state[order] != IN_BOOK:
                     raise InvariantBroken(f"Order {order} shows {shown} of a peak of {peak} and hides {hidden}")
         for order in range(1, table.count + 1):
+            if table.instrument(order) in broken:
+                continue
             if not 0 <= self._whole(self._instruments[table.instrument(order)], order) <= table.quantity[order]:
                 raise InvariantBroken(f"Order {order} has {table.open[order]} open of {table.quantity[order]}")
             if table.is_open(order) != (order in resting):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 
 class EngineFault(Exception):
-    """The engine can no longer vouch for its state. Never caught inside ``engine``.
+    """The engine can no longer vouch for its state.
+
+    Never caught inside ``engine``, but for an ``InvariantBroken`` that a plan meets before anything has changed: that
+    sets one instrument aside (``engine/rebuild.py``) and the others trade on.
 
     * EngineFault
       + LogDamaged          bytes that had been made durable do not check out

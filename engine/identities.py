@@ -157,6 +157,16 @@ class Identities:
         self._kept.append(event)
         self._contents.append(content)
 
+    def forget(self, member: Member, request_id: str) -> None:
+        """Take back what was remembered last, under ``request_id``."""
+        record = member.records.pop(request_id)
+        if record != len(self._outcomes) - 1:
+            raise AssertionError(f"Expected the last of {len(self._outcomes)} records, got {record}")
+        self._fingerprints.pop()
+        if self._outcomes.pop() & 3 == EVENT:
+            self._kept.pop()
+            self._contents.pop()
+
     def find(self, member: Member, client_order_id: str) -> int:
         """The number of a member's order; 0: it has none of that id."""
         record = member.records.get(client_order_id, -1)

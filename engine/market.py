@@ -12,6 +12,12 @@ from engine.profiles import PhaseRules, Rules
 from engine.tables import TickTable
 from engine.types import CancelReason, OrderType, Phase, SelfTrade, Side, TimeInForce
 
+#: ``Instrument.guards``: what orders of few instruments have to pass, so that all others pay one test for all of it.
+PROTECTED: Final = 1  #: a kill switch or limits of this book (``engine/protection.py``)
+ASIDE: Final = 2  #: it is set aside (``engine/rebuild.py``)
+FUNDED: Final = 4  #: orders lock cash or units (``engine/funding.py``)
+RESTRICTED: Final = 8  #: not everybody may trade or hold it, or not always (``engine/eligibility.py``)
+
 
 class OrderView(NamedTuple):
     """An order as it stands now."""
@@ -52,6 +58,8 @@ class InstrumentView(NamedTuple):
     rules: dict[str, int | str]  #: every parameter of its profile, with this instrument's values
     until_ns: int = 0  #: when the present phase is due to end; 0: not said
     dropped: bool = False  #: a halt has dropped the auction of this phase, or the one ahead
+    set_aside: bool = False  #: out of the market until it is rebuilt
+    frozen: bool = False  #: and cancels have to wait for that
 
 
 class Options:
@@ -153,7 +161,10 @@ class Instrument:
         self.index: Final = index
         self.code: Final = code
         self.rules: Final = rules
-        self.book: Final = book
+        self.book: Book = book  #: another one after ``RebuildInstrument``
+        self.guards: int = 0  #: a mask of ``PROTECTED`` …
+        self.set_aside: bool = False  #: its book contradicts itself, see ``engine/rebuild.py``
+        self.frozen: bool = False  #: and its queues cannot be trusted
         self.lot: Final = lot
         self.price_decimals: Final = price_decimals
         self.tick_table: Final = tick_table
@@ -176,8 +187,6 @@ class Instrument:
         self.settlement_date: int = 0
         self.until_ns: int = 0  #: when the present phase is due to end, nanoseconds since the epoch; 0: not said
         self.dropped: bool = False  #: a halt has dropped the auction of this phase, or the one ahead
-        #: Whether orders have to pass the kill switch or limits of this book (``engine/protection.py``).
-        self.guards: bool = False
         #: Whether trades have to lie in a band.
         self.volatile: bool = rules.volatility_band > 0
         #: Numbers of orders bound to an auction (on-open, on-close), ascending, dead ones included until the day ends.
@@ -197,6 +206,11 @@ class Instrument:
     def defer(self, request: DeferredMassCancel) -> None:
         self.deferred.append(request)
         self.deferred_by[request.participant] = self.deferred_by.get(request.participant, 0) + 1
+
+    @property
+    def cancels(self) -> bool:
+        """Whether members' cancels are taken now."""
+        return self.phase_rules.cancel and not self.frozen
 
     def enter(self, phase: Phase, until_ns: int = 0) -> None:
         self.phase = phase
@@ -223,6 +237,8 @@ class Instrument:
             dict(self.rules.settings),
             self.until_ns,
             self.dropped,
+            self.set_aside,
+            self.frozen,
         )
 
     def key(self) -> list[object]:
@@ -237,4 +253,5 @@ class Instrument:
             [self.day, int(self.phase), int(self.suspended), self.settlement_date, self.until_ns, int(self.dropped)],
             [self.reference, self.base, self.lower, self.upper, self.last_price, self.last_quantity],
             [deferred.key() for deferred in self.deferred],
+            *([["set aside", int(self.frozen)]] if self.set_aside else []),
         ]

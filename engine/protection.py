@@ -32,7 +32,7 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.identities import Member, encode
-from engine.market import DeferredMassCancel, Instrument
+from engine.market import PROTECTED, DeferredMassCancel, Instrument
 from engine.trading import Trading
 from engine.types import QUANTITY_MAX, CancelReason, Phase, Reason, Side
 
@@ -79,7 +79,9 @@ class Protection(Trading):
             member.guards = self._guards_member(member.name)
         for instrument in self._instruments:
             pair = ("", instrument.code)
-            instrument.guards = pair in self._killed or pair in self._limits
+            instrument.guards &= ~PROTECTED
+            if pair in self._killed or pair in self._limits:
+                instrument.guards |= PROTECTED
 
     def _pairs(self, participant: str, instrument: str) -> list[tuple[str, str]]:
         """All that an order falls under, the narrowest first."""
@@ -244,7 +246,7 @@ class Protection(Trading):
         pair = (command.participant, command.instrument)
         if pair in self._killed:
             return Refusal(Reason.BAD_TRANSITION, f"Expected a kill switch that is off, got one that is on{_of(pair)}")
-        orders = self._open_of(command.participant, command.instrument)
+        orders = self._killable(pair)
         self._killed[pair] = True
         self._set_guards()
         events.append(KillSwitched(command.participant, command.instrument, True, len(orders)))
@@ -263,6 +265,11 @@ class Protection(Trading):
         self._set_guards()
         events.append(KillSwitched(command.participant, command.instrument, False, 0))
         return None
+
+    def _killable(self, pair: tuple[str, str]) -> list[int]:
+        """The open orders that a kill switch takes out; those of a frozen book go when it is rebuilt."""
+        orders = self._open_of(pair[0], pair[1])
+        return [order for order in orders if not self._instruments[self._orders.instrument(order)].frozen]
 
     def _open_of(self, participant: str, instrument: str) -> list[int]:
         """The open orders that fall under a pair, oldest first."""
@@ -296,7 +303,7 @@ class Protection(Trading):
             instrument = self._instruments[self._orders.instrument(order)]
             if instrument.phase == Phase.CLOSED or not self._goes_on_disconnect(command.participant, instrument):
                 continue
-            if instrument.phase_rules.cancel:
+            if instrument.cancels:
                 orders.append(order)
             else:
                 held[instrument.index] = True
@@ -374,9 +381,9 @@ class Protection(Trading):
 
     def _check_protection(self) -> None:
         """Raise ``InvariantBroken`` where an order stands that the kill switch should have taken out."""
-        for participant, instrument in self._killed:
-            if self._open_of(participant, instrument):
-                raise InvariantBroken(f"Orders are open although the kill switch is on{_of((participant, instrument))}")
+        for pair in self._killed:
+            if self._killable(pair):
+                raise InvariantBroken(f"Orders are open although the kill switch is on{_of(pair)}")
         for member in self._identities.members:
             if member.guards != self._guards_member(member.name):
                 raise InvariantBroken(f"The guards of {member.name} are not those that were set")

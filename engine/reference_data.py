@@ -180,7 +180,7 @@ class ReferenceData:
             text = f"Expected a date after {today}, the present day, got {date} - at `$.date`"
             return Refusal(Reason.BAD_TRANSITION, text)
         for instrument in instruments:
-            if instrument.phase != Phase.CLOSED:
+            if instrument.phase != Phase.CLOSED and not instrument.set_aside:
                 text = f"Expected every book to be Closed, got {instrument.code} in {instrument.phase.label}"
                 return Refusal(Reason.BAD_TRANSITION, text)
         try:

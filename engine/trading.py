@@ -31,19 +31,22 @@ from engine.events import (
     Cancelled,
     DisplayChanged,
     Event,
+    InstrumentSetAside,
     PhaseChanged,
     PhaseTimed,
     SelfTradePrevented,
     Traded,
+    TradingStateChanged,
     VolatilityInterrupted,
 )
 from engine.faults import InvariantBroken
 from engine.identities import Identities
-from engine.market import Instrument, Options
+from engine.market import ASIDE, Instrument, Options
 from engine.matching import auction, continuous
 from engine.matching.book import BUY, GONE, GONE_WAITING, IN_BOOK, PARTICIPANT_SHIFT, SELL, WAITING, OrderTable
 from engine.matching.itayose import Equilibrium
 from engine.profiles import FOK, IMMEDIATE, TRADE
+from engine.rebuild import is_sound, queue_of, rows_of
 from engine.tape import Tape
 from engine.types import PRICE_MAX, SIDES, CancelReason, OrderType, Phase, SelfTrade
 
@@ -547,7 +550,11 @@ class Trading:
             table.priority[order] = self.sequence
             events.append(self._activated(instrument, order))
             if instrument.phase_rules.matching == TRADE:
-                self._trade(instrument, order, events)
+                try:
+                    self._trade(instrument, order, events)
+                except InvariantBroken as fault:
+                    self._give_up(order, events)
+                    self._set_aside(instrument, fault, events)
             elif 1 << table.validity(order) & IMMEDIATE:  # one before it has opened a call
                 table.state[order] = GONE
                 events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
@@ -571,6 +578,24 @@ class Trading:
             table.price[order],
             table.open[order],
         )
+
+    # --- failure inside ----------------------------------------------------------------------------------------------
+
+    def _set_aside(self, instrument: Instrument, fault: InvariantBroken, events: list[Event]) -> None:
+        """Take an instrument whose book contradicts itself out of the market; see ``engine/rebuild.py``."""
+        instrument.set_aside = True
+        instrument.frozen = not is_sound(instrument.book)
+        instrument.guards |= ASIDE
+        self._triggered.clear()  # they still wait, and are looked at again when the book trades again
+        if not instrument.suspended:
+            instrument.suspended = True
+            events.append(TradingStateChanged(instrument.code, True))
+        events.append(InstrumentSetAside(instrument.code, str(fault), instrument.frozen))
+
+    def _give_up(self, order: int, events: list[Event]) -> None:
+        """An order in no queue goes; what it has traded so far stays."""
+        self._orders.state[order] = GONE
+        events.append(self._cancelled(order, CancelReason.SET_ASIDE, "", False))
 
     # --- leaving -----------------------------------------------------------------------------------------------------
 
@@ -608,8 +633,16 @@ class Trading:
             table.state[order] == GONE_WAITING,
         )
 
+    def _queue(self, instrument: Instrument, side: int) -> list[int]:
+        """The orders of one side in matching priority."""
+        if instrument.frozen:
+            return queue_of(self._orders, instrument, side)
+        return instrument.book.orders(self._orders, side)
+
     def _open_orders(self, instrument: Instrument) -> list[int]:
         """Every open order of an instrument, in the book or waiting."""
+        if instrument.frozen:
+            return rows_of(self._orders, instrument)
         orders = instrument.book.orders(self._orders, BUY)
         orders.extend(instrument.book.orders(self._orders, SELL))
         for order in instrument.bound:

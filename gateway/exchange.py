@@ -33,6 +33,7 @@ from engine.events import (
     AuctionUncrossed,
     DayStarted,
     Event,
+    InstrumentSetAside,
     OperatorActed,
     OperatorDeclined,
     OperatorRefused,
@@ -240,6 +241,9 @@ class Exchange:
             unmarked=result.sequence - result.marked,
         )
         self._live = True
+        for code in self.engine.instruments():
+            if self.engine.instrument(code).set_aside:
+                self.alarm(f"{code} is set aside and waits to be rebuilt")
         self._say("replayed", sequence=last, trading_date=self.engine.date)
 
     def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
@@ -252,14 +256,19 @@ class Exchange:
             self.schedule.fold(events)
             for event in events:
                 self._news(event)
+        elif events and isinstance(events[-1], InstrumentSetAside):
+            self._news(events[-1])
 
     def _news(self, event: Event) -> None:
-        """What an operator wants to see, of the exchange's own commands."""
+        """What an operator wants to see: of the exchange's own commands, and where a member's command set one aside."""
         if isinstance(event, ReferenceDataSet):
             self._known.add((event.kind, event.name))
         if not self._live:
             return
-        if isinstance(event, DayStarted):
+        if isinstance(event, InstrumentSetAside):
+            cancels = "cancels wait too" if event.frozen else "orders can be cancelled"
+            self.alarm(f"{event.instrument} is set aside, {cancels}; the others trade on. {event.text}")
+        elif isinstance(event, DayStarted):
             self._say("day", date=event.date)
             self._announce("up")
         elif isinstance(event, PhaseChanged):
@@ -289,7 +298,7 @@ class Exchange:
         self._stop.set()
 
     async def run(self, bus: Bus) -> None:
-        """Serve. Returns after ``stop``; raises what makes going on impossible (a failed sync, a broken invariant)."""
+        """Serve. Returns after ``stop``; raises what makes going on impossible (a failed sync)."""
         self.bus = self.desk.bus = bus
         self.desk.offer = self._sequencer.offer
         sequencer = asyncio.create_task(self._sequencer.run(), name="sequencer")

@@ -18,6 +18,8 @@ from engine.events import (
     DayStarted,
     Event,
     InstrumentListed,
+    InstrumentRebuilt,
+    InstrumentSetAside,
     PhaseChanged,
     Rejected,
     SelfTradePrevented,
@@ -203,6 +205,12 @@ class OrderLife:
             elif isinstance(event, TradingStateChanged):
                 if self._in_its_book(event.instrument):
                     self._add("halt", "the book is suspended" if event.suspended else "the book trades again")
+            elif isinstance(event, InstrumentSetAside):
+                if self._in_its_book(event.instrument):
+                    self._add("set aside", f"the instrument is set aside: {event.text}")
+            elif isinstance(event, InstrumentRebuilt):
+                if self._in_its_book(event.instrument):
+                    self._add("rebuilt", "the instrument is back, with a book made anew")
             elif isinstance(event, AuctionUncrossed):
                 if self._in_its_book(event.instrument):
                     auction = event

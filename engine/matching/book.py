@@ -143,6 +143,10 @@ class Texts:
             self._last = []
         self._last.append(text)
 
+    def forget(self) -> None:
+        """Take back the last ``append``."""
+        self._last.pop()
+
     def __getitem__(self, order: i64) -> str:
         block = order >> _TEXT_SHIFT
         if block < len(self._full):
@@ -198,6 +202,16 @@ class OrderTable:
         rows[at + PRIORITY] = priority
         self.count = order
         return order
+
+    def forget(self) -> None:
+        """Take back the last ``append``: that order never was, and the next one gets its number."""
+        at = (self.count << ROW_SHIFT) + ROW_OFFSET
+        rows = self.rows
+        for i in range(_WIDTH):
+            rows[at + i] = 0
+        self.client_order_id.forget()
+        self.account.forget()
+        self.count -= 1
 
     def side(self, order: i64) -> i64:
         return self.terms[order] & 1

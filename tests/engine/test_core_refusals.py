@@ -37,7 +37,7 @@ from engine import (
     Traded,
 )
 from engine.commands import ExchangeCommand
-from engine.types import VALUE_MAX
+from engine.types import VALUE_MAX, Approval, WindowKind
 from tests.market import CODE, TODAY, Market, every, refusal, start, zaraba
 
 PRICE_MAX = 2**48
@@ -406,7 +406,7 @@ def commands() -> st.SearchStrategy[Command]:
     """Any command with any well-typed values, within the bounds of the wire or far outside."""
     exchange = st.one_of(*[built(kind, None) for kind in get_args(ExchangeCommand)])
     kinds = [built(kind, exchange) for kind in get_args(Command)]
-    assert len(kinds) == 21, kinds
+    assert len(kinds) == 29, kinds
     return st.one_of(*kinds)
 
 
@@ -421,10 +421,10 @@ def built(kind: type[Any], exchange: st.SearchStrategy[Any] | None) -> st.Search
             fields[field.name] = st.sampled_from([None, *Side])
         elif "list[" in name:
             row = {"rows": TickRow if kind is SetTickTable else LimitRow}.get(field.name)
-            item = integers if row is None else st.builds(row, integers, integers)
+            item = (texts if "str" in name else integers) if row is None else st.builds(row, integers, integers)
             fields[field.name] = st.lists(item, max_size=3)
         elif isinstance(field.type, type) and issubclass(
-            field.type, Side | OrderType | TimeInForce | Phase | SelfTrade
+            field.type, Side | OrderType | TimeInForce | Phase | SelfTrade | WindowKind | Approval
         ):
             fields[field.name] = st.sampled_from(list(field.type))
         elif "dict" in name:

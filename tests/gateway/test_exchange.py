@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.commands import CancelOrder, MassCancel, NewOrder
+from engine import BACKEND
+from engine.commands import CancelOrder, MassCancel, NewOrder, SetPhase
 from engine.events import Accepted, Cancelled, Rejected
-from engine.faults import LogFailed
+from engine.faults import InvariantBroken, LogFailed
 from engine.log import MemoryStorage, encode_commands
 from engine.log.log import LOG_NAME
 from engine.log.replay import replay
 from engine.log.storage import StoredFile
-from engine.types import Reason, Side
+from engine.matching import continuous
+from engine.types import Phase, Reason, Side
 from gateway.bus.codec import Refused, decode
 from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Fill, Hello, Inbound, OpenOrders, Reports
 from tests.gateway.market import buy, market, sell
@@ -583,3 +585,42 @@ async def test_every_member_is_greeted_when_the_exchange_starts():
         assert [hello.next_report for hello in m.answers("zulu", Hello)] == [1]
         assert m.bus.status[0].state == "up"
     assert m.bus.status[-1].state == "down"
+
+
+# --- failure inside --------------------------------------------------------------------------------------------------
+
+
+async def test_an_instrument_that_is_set_aside_raises_an_alarm_and_the_exchange_serves_on():
+    async with market() as m:
+        m.send("alfa", buy("a-1", 100, 10, "CALL"))
+        m.send("bravo", sell("b-1", 100, 10, "CALL"))
+        await m.until_reports("bravo", 1)
+        m.exchange.engine._orders.open[1] -= 1  # the row no longer says what its level says
+
+        await m.exchange.submit(SetPhase("CALL", Phase.PRE_OPEN_NCP), SetPhase("CALL", Phase.OPENING_AUCTION))
+        m.send("alfa", buy("a-2", 100, 10, "CALL"))
+        m.send("alfa", buy("a-3", 100, 10))
+        *_, refused, accepted = [report.event for report in await m.until_reports("alfa", 3)]
+
+        alarms = [fields["text"] for event, fields in m.heard if event == "alarm"]
+        assert len(alarms) == 1
+        assert alarms[0].startswith("CALL is set aside, cancels wait too; the others trade on.")
+        assert isinstance(refused, Rejected)
+        assert refused.reason == Reason.SET_ASIDE
+        assert isinstance(accepted, Accepted)
+
+
+async def test_a_members_command_that_sets_an_instrument_aside_raises_the_alarm_too(monkeypatch: pytest.MonkeyPatch):
+    def broken(*_: object) -> int:
+        raise InvariantBroken("The match does not add up")
+
+    if BACKEND == "compiled":
+        pytest.skip("compiled code cannot be patched")
+    async with market() as m:
+        monkeypatch.setattr(continuous, "take", broken)
+        m.send("alfa", buy("a-1", 100, 10))
+        await m.until_reports("alfa", 1)
+
+        assert [fields["text"] for event, fields in m.heard if event == "alarm"] == [
+            "CONT is set aside, orders can be cancelled; the others trade on. The match does not add up"
+        ]
