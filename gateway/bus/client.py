@@ -175,7 +175,11 @@ class _Connection(asyncio.Protocol):
                     self._taken = asyncio.Event()
                     await self._taken.wait()
                 self._flush()
-                self.transport.close()
+                if self.transport.can_write_eof():
+                    # Whoever closes with something unread resets the connection, and what it said last is lost.
+                    self.transport.write_eof()
+                else:
+                    self.transport.close()
                 await self.gone.wait()
         self.end("left")
 
