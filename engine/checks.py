@@ -20,7 +20,7 @@ import re
 from typing import Final
 
 from engine.calendar import Calendar, DateOutside
-from engine.commands import PARTICIPANT_PATTERN, NewOrder
+from engine.commands import PARTICIPANT_PATTERN
 from engine.market import Instrument
 from engine.matching.book import BUY, SELL
 from engine.profiles import (
@@ -36,6 +36,7 @@ from engine.profiles import (
     STOP,
     STOPS,
 )
+from engine.ticket import SELF_TRADE_NONE, OrderTicket
 from engine.types import (
     PRICE_MAX,
     QUANTITY_MAX,
@@ -43,7 +44,6 @@ from engine.types import (
     OrderType,
     Phase,
     Reason,
-    SelfTrade,
     TimeInForce,
 )
 
@@ -199,7 +199,7 @@ def check_uncrossed(instrument: Instrument) -> Refusal | None:
     return None
 
 
-def check_words(command: NewOrder) -> Refusal | None:
+def check_words(command: OrderTicket) -> Refusal | None:
     """Whether side, type, validity and mode are such. The decoder takes no others; a caller of the library may."""
     side: int = command.side
     order_type: int = command.order_type
@@ -212,7 +212,7 @@ def check_words(command: NewOrder) -> Refusal | None:
     return Refusal(Reason.NOT_OFFERED, f"Expected a {name} from 0 to {last}, got {number(value)} - at `$.{name}`")
 
 
-def check_offered(command: NewOrder, instrument: Instrument, validity: int) -> Refusal | None:
+def check_offered(command: OrderTicket, instrument: Instrument, validity: int) -> Refusal | None:
     """Whether the instrument has such orders at all."""
     rules = instrument.rules
     what = ""
@@ -228,7 +228,7 @@ def check_offered(command: NewOrder, instrument: Instrument, validity: int) -> R
         what = "minimum quantities - at `$.minimum_quantity`"
     elif command.post_only and rules.options & POST_ONLY == 0:
         what = "post-only orders - at `$.post_only`"
-    elif command.self_trade > SelfTrade.NONE and rules.options & SELF_TRADE == 0:
+    elif command.self_trade > SELF_TRADE_NONE and rules.options & SELF_TRADE == 0:
         what = "self-trade prevention by order - at `$.self_trade`"
     elif command.expire_date and rules.validities & GTD == 0:
         what = "orders with a last day - at `$.expire_date`"
@@ -307,7 +307,7 @@ def check_deferred(instruments: list[Instrument], participant: int) -> Refusal |
 PEAKS_MAX: Final = 1000
 
 
-def check_options(command: NewOrder, instrument: Instrument, today: int) -> Refusal | None:
+def check_options(command: OrderTicket, instrument: Instrument, today: int) -> Refusal | None:
     """What a rare kind of order has to say, and what goes with what (market-rules 7)."""
     order_type = OrderType(command.order_type)
     validity = 1 << command.time_in_force

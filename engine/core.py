@@ -9,8 +9,8 @@ How a command goes: who sent it and under which id (*identities*), may it be don
 ``engine/checks.py`` tells, the first that fails is named), do it (*changes*), say what happened (*events*).
 
 State: one ``OrderTable`` for all books, one ``Instrument`` per book, one ``Member`` per firm. Every id that a member
-ever used is remembered with a fingerprint of what was asked and with the outcome, so that asking again is harmless for
-the life of the log. An accepted order or cancel costs two integers there; the answer is rebuilt from the order's row.
+ever used is remembered with the outcome of what was asked, so that asking again is harmless for the life of the log. An
+accepted order or cancel costs one integer there; the answer is rebuilt from the order's row.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ from engine.events import (
     TradingStateChanged,
 )
 from engine.faults import InvariantBroken
-from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode
+from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode, spell
 from engine.market import ASIDE, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
 from engine.matching.auction import Plan
 from engine.matching.book import (
@@ -114,6 +114,7 @@ from engine.operators import Operators
 from engine.profiles import (
     AUCTION,
     DAY,
+    GTD,
     IMMEDIATE,
     OVERNIGHT,
     PROFILES,
@@ -127,6 +128,7 @@ from engine.protection import Protection
 from engine.rebuild import doubt, fill_anew
 from engine.reference_data import DayPlan, ReferenceData
 from engine.tables import TICK_TABLES, LimitTable, TickTable
+from engine.ticket import MARKET_ORDER, SELF_TRADE_REJECT, OrderTicket
 from engine.trading import SECOND_NS
 from engine.types import (
     PRICE_MAX,
@@ -141,19 +143,14 @@ from engine.types import (
     TimeInForce,
 )
 
-
-def _has_options(command: NewOrder) -> bool:
-    """Whether an order carries anything that most do not."""
-    return bool(
-        command.display_quantity
-        | command.stop_price
-        | command.minimum_quantity
-        | command.post_only
-        | command.self_trade
-        | command.expire_date
-        | command.confirmed
-    )
-
+# Names of another module are looked up at every use; these are not.
+_NewOrder: Final = NewOrder
+_CancelOrder: Final = CancelOrder
+_Accepted: Final = Accepted
+_MEMBER: Final = CancelReason.MEMBER
+_Sides: Final = list(Side)
+_OrderTypes: Final = list(OrderType)
+_Validities: Final = list(TimeInForce)
 
 EXCHANGE_COMMANDS: Final = get_args(ExchangeCommand)
 
@@ -193,11 +190,12 @@ class Engine(Protection):
         self.sequence += 1
         self.time_ns = time_ns
         events: list[Event] = []
-        if isinstance(command, NewOrder):
-            member = self._identify(participant, command.client_order_id, command, events)
+        if isinstance(command, _NewOrder):
+            ticket = OrderTicket(command)
+            member = self._identify(participant, ticket.client_order_id, command, events)
             if member is not None:
-                self._new(command, member, events)
-        elif isinstance(command, CancelOrder):
+                self._new(ticket, member, events)
+        elif isinstance(command, _CancelOrder):
             member = self._identify(participant, command.request_id, command, events)
             if member is not None:
                 self._cancel(command, member, events)
@@ -318,15 +316,14 @@ class Engine(Protection):
                 return None
             member = self._identities.add(participant)
             member.guards = self._guards_member(participant)
-        record = member.records.get(request_id, -1)
-        if record < 0:
+        outcome = member.outcomes.get(request_id, -1)
+        if outcome < 0:
             if not is_id(request_id):
                 text = f"Expected an id of 1 to 36 printable characters, got {plain(request_id)}"
                 events.append(Rejected(participant, "", Reason.BAD_IDENTITY, text))
                 return None
             return member
-        outcome = self._identities.outcome(record)
-        if self._identities.is_same(record, command) and self._is_asked(command, outcome):
+        if self._is_asked(command, outcome):
             self._repeat(command, member, outcome, events)
         else:
             text = f"Expected a new id, got {request_id}, which was used for another command - at `$[1]`"
@@ -334,16 +331,16 @@ class Engine(Protection):
         return None
 
     def _is_asked(self, command: MemberCommand, outcome: int) -> bool:
-        """Whether an order or cancel that was accepted is this one: read from its row, for its checksum can be forged.
-
-        Member and id are the same already, and what was not accepted was compared whole.
-        """
+        """Whether what was asked under an id is this command: read from its order's row, or compared whole."""
         table = self._orders
+        kind = outcome & 3
         order = outcome >> 2
-        if isinstance(command, CancelOrder):
-            return outcome & 3 != CANCEL or table.client_order_id[order] == command.client_order_id
-        if not isinstance(command, NewOrder) or outcome & 3 == EVENT:
-            return True
+        if kind == EVENT:
+            return self._identities.content(order) == spell(command)
+        if kind == CANCEL:
+            return isinstance(command, CancelOrder) and table.client_order_id[order] == command.client_order_id
+        if not isinstance(command, NewOrder):
+            return False
         options = self._options.get(order) or Options()
         return (
             self._original(order) == (command.quantity, command.price)
@@ -392,11 +389,11 @@ class Engine(Protection):
         else:
             # The content is the same, so the command itself says what was accepted; the row may have been amended.
             assert isinstance(command, NewOrder)
-            events.append(self._accepted(command, member, index, kind == WAITING_ORDER, True))
+            events.append(self._accepted(OrderTicket(command), member, index, kind == WAITING_ORDER, True))
 
     # --- new order ---------------------------------------------------------------------------------------------------
 
-    def _new(self, command: NewOrder, member: Member, events: list[Event]) -> None:
+    def _new(self, command: OrderTicket, member: Member, events: list[Event]) -> None:
         instrument = self._by_code.get(command.instrument)
         refusal = self._check_new(command, instrument, member)
         if refusal is None and instrument is not None and (member.guards or instrument.guards):
@@ -415,13 +412,13 @@ class Engine(Protection):
         if refusal is not None or instrument is None:
             assert refusal is not None
             code = instrument.code if instrument is not None else ""
-            self._refuse(member, command.client_order_id, command, refusal, code, events)
+            self._refuse(member, command.client_order_id, command.command, refusal, code, events)
             return
         validity = 1 << command.time_in_force
         rules = instrument.phase_rules
         waiting = rules.waits & validity != 0
         options: Options | None = None
-        if command.order_type > OrderType.MARKET or _has_options(command):
+        if command.special:
             options = Options(
                 command.display_quantity,
                 command.stop_price,
@@ -437,7 +434,7 @@ class Engine(Protection):
         order = self._orders.append(
             terms, command.price, command.quantity, self.sequence, command.client_order_id, command.account
         )
-        self._identities.remember(member, command.client_order_id, command, WAITING_ORDER if waiting else ORDER, order)
+        self._identities.remember(member, command.client_order_id, WAITING_ORDER if waiting else ORDER, order)
         member.enter(self._orders, order)
         events.append(self._accepted(command, member, order, waiting, False))
         if validity & ~(OVERNIGHT | IMMEDIATE | DAY):
@@ -461,11 +458,11 @@ class Engine(Protection):
             else:
                 self._forget(instrument, order, member, command, events)
                 refusal = set_aside(instrument, "orders")
-                self._refuse(member, command.client_order_id, command, refusal, instrument.code, events)
+                self._refuse(member, command.client_order_id, command.command, refusal, instrument.code, events)
             self._set_aside(instrument, fault, events)
 
     def _forget(
-        self, instrument: Instrument, order: int, member: Member, command: NewOrder, events: list[Event]
+        self, instrument: Instrument, order: int, member: Member, command: OrderTicket, events: list[Event]
     ) -> None:
         """The newest order, which has not come to its book, never was."""
         events.pop()  # that it was accepted
@@ -476,7 +473,7 @@ class Engine(Protection):
         self._orders.forget()
         member.open_orders(self._orders)  # drops what is not open
 
-    def _check_new(self, command: NewOrder, instrument: Instrument | None, member: Member) -> Refusal | None:
+    def _check_new(self, command: OrderTicket, instrument: Instrument | None, member: Member) -> Refusal | None:
         if instrument is None:
             return unknown_instrument(command.instrument)
         refusal = check_words(command)
@@ -504,20 +501,19 @@ class Engine(Protection):
         if refusal is not None:
             return refusal
         unpriced = 1 << command.order_type & UNPRICED != 0
-        at_once = command.order_type == OrderType.MARKET and rules.matching == TRADE
+        at_once = command.order_type == MARKET_ORDER and rules.matching == TRADE
         at_once = at_once and not instrument.suspended and not instrument.rules.market_rests
         refusal = check_price(command.price, command.quantity, unpriced, instrument, at_once)
         if refusal is not None:
             return refusal
-        special = command.order_type > OrderType.MARKET or _has_options(command)
-        if special or command.time_in_force == TimeInForce.GTD:
+        if command.special or validity & GTD:
             refusal = check_options(command, instrument, self.date)
             if refusal is not None:
                 return refusal
             if command.stop_price and not self._is_through(instrument, command.side, command.stop_price):
                 return None  # how it stands with the book is asked when it gets there
         mode = command.self_trade or instrument.rules.self_trade
-        if special or mode == SelfTrade.REJECT:
+        if command.special or mode == SELF_TRADE_REJECT:
             if command.order_type == OrderType.MARKET_TO_LIMIT:
                 refusal = self._check_market_to_limit(instrument, command.side)
                 if refusal is not None:
@@ -602,8 +598,8 @@ class Engine(Protection):
                     )
                 )
             return
-        self._identities.remember(member, command.request_id, command, CANCEL, order)
-        self._withdraw(order, CancelReason.MEMBER, command.request_id, events)
+        self._identities.remember(member, command.request_id, CANCEL, order)
+        self._withdraw(order, _MEMBER, command.request_id, events)
 
     def _amend(self, command: AmendOrder, member: Member, events: list[Event]) -> None:
         table = self._orders
@@ -860,17 +856,17 @@ class Engine(Protection):
 
     # --- events ------------------------------------------------------------------------------------------------------
 
-    def _accepted(self, command: NewOrder, member: Member, order: int, waiting: bool, repeat: bool) -> Accepted:
-        return Accepted(
+    def _accepted(self, command: OrderTicket, member: Member, order: int, waiting: bool, repeat: bool) -> Accepted:
+        return _Accepted(
             member.name,
             command.client_order_id,
             order,
             command.instrument,
-            command.side,
+            _Sides[command.side],
             command.quantity,
             command.price,
-            command.order_type,
-            command.time_in_force,
+            _OrderTypes[command.order_type],
+            _Validities[command.time_in_force],
             command.account,
             command.display_quantity,
             repeat,

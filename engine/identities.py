@@ -1,26 +1,22 @@
 """Who asked for what, under which id, and what became of it: remembered for the life of the log.
 
-Every id that a member ever used is kept with a fingerprint of what was asked and with the outcome, so that asking again
-is harmless. An accepted order or cancel costs two integers; the answer is rebuilt from the order's row. Any other
+Every id that a member ever used is kept with the outcome of what was asked, so that asking again is harmless. Of an
+accepted order or cancel that is one integer: what was asked and what was answered is in the order's row. Any other
 answer is kept as it was given, with what was asked.
-
-A fingerprint is a checksum, and a member can compute another command that has the same. So it only rules out: whether
-a command *is* what was asked is read from the order's row, or from what was kept.
 """
 
 from __future__ import annotations
 
 from hashlib import blake2b
 from typing import Final
-from zlib import adler32, crc32
 
 import msgspec
-from librt.vecs import append, vec
+from librt.vecs import append, pop, vec
 from mypy_extensions import i64
 
-from engine.commands import CancelOrder, MemberCommand, NewOrder
+from engine.commands import MemberCommand
 from engine.events import Event
-from engine.matching.book import GONE, LEVEL, OPEN, ROW_OFFSET, ROW_SHIFT, STATE, OrderTable
+from engine.matching.book import GONE, LEVEL, OPEN, ROW_OFFSET, ROW_SHIFT, STATE, OrderTable, Texts
 
 #: The digest hashes rows and records by blocks of this many. Part of its definition: changing it changes every digest.
 BLOCK: Final = 4096
@@ -48,7 +44,7 @@ class Member:
     def __init__(self, index: int, name: str) -> None:
         self.index: Final = index
         self.name: Final = name
-        self.records: Final[dict[str, int]] = {}  #: client_order_id or request_id to its record
+        self.outcomes: Final[dict[str, int]] = {}  #: what became of each client_order_id or request_id it used
         #: Whether its orders have to pass the kill switch or risk limits (``engine/protection.py``).
         self.guards: bool = False
         self._orders = vec[i64]()
@@ -98,23 +94,21 @@ def spell(command: MemberCommand) -> bytes:
         return " ".join([type(command).__name__, *spelled]).encode()
 
 
-def fingerprint(content: bytes) -> int:
-    """63 bits over what ``spell`` gives. Not Python's ``hash``, which differs between runs."""
-    return crc32(content) << 31 ^ adler32(content)
-
-
 class Identities:
     """The members, and for each id they used what was asked and answered."""
 
     def __init__(self) -> None:
         self.members: Final[list[Member]] = []
         self.by_name: Final[dict[str, Member]] = {}
-        self._fingerprints: Final[list[int]] = []
-        self._outcomes: Final[list[int]] = []
+        # What became of all requests in their order, for the digest; and the ids of those that have no row.
+        self._outcomes = vec[i64]()
+        self._requests: Final = Texts()
+        self._requests_count: int = 1  # with the text before the first, which is none
         self._kept: Final[list[Event]] = []
         self._contents: Final[list[bytes]] = []  #: what was asked, for each of the kept
         # Digests of blocks that can no longer change, by number: a cache, no part of the state.
-        self._records_digests: Final[dict[int, bytes]] = {}
+        self._outcomes_digests: Final[dict[int, bytes]] = {}
+        self._requests_digests: Final[dict[int, bytes]] = {}
         self._kept_digests: Final[dict[int, bytes]] = {}
 
     def add(self, name: str) -> Member:
@@ -124,85 +118,89 @@ class Identities:
         self.by_name[name] = member
         return member
 
-    def is_same(self, record: int, command: MemberCommand) -> bool:
-        """Whether ``command`` is what was asked under this record; if that was accepted, whether it may be."""
-        content = spell(command)
-        if self._fingerprints[record] != fingerprint(content):
-            return False
-        kind = self._outcomes[record] & 3
-        if kind == EVENT:
-            return self._contents[self._outcomes[record] >> 2] == content
-        return isinstance(command, CancelOrder if kind == CANCEL else NewOrder)
-
-    def outcome(self, record: int) -> int:
-        """What became of a request: in the low two bits the kind, above them an index."""
-        return self._outcomes[record]
-
     def kept(self, index: int) -> Event:
         """An answer that was kept as it was given."""
         return self._kept[index]
 
-    def remember(self, member: Member, request_id: str, command: MemberCommand, kind: int, index: int) -> None:
-        self._remember(member, request_id, spell(command), kind, index)
+    def content(self, index: int) -> bytes:
+        """What was asked where an answer was kept, as ``spell`` has it."""
+        return self._contents[index]
 
-    def _remember(self, member: Member, request_id: str, content: bytes, kind: int, index: int) -> None:
-        member.records[request_id] = len(self._fingerprints)
-        self._fingerprints.append(fingerprint(content))
-        self._outcomes.append(index << 2 | kind)
+    def remember(self, member: Member, request_id: str, kind: int, index: int) -> None:
+        """Remember what became of a new id: one of the kinds above, and the order's number or the answer's place."""
+        outcome = index << 2 | kind
+        member.outcomes[request_id] = outcome
+        self._outcomes = append(self._outcomes, outcome)
+        if kind > WAITING_ORDER:
+            self._requests.append(request_id)
+            self._requests_count += 1
 
     def keep(self, member: Member, request_id: str, command: MemberCommand, event: Event) -> None:
         """Remember ``event`` itself as the outcome of the command."""
-        content = spell(command)
-        self._remember(member, request_id, content, EVENT, len(self._kept))
+        self.remember(member, request_id, EVENT, len(self._kept))
         self._kept.append(event)
-        self._contents.append(content)
+        self._contents.append(spell(command))
 
     def forget(self, member: Member, request_id: str) -> None:
         """Take back what was remembered last, under ``request_id``."""
-        record = member.records.pop(request_id)
-        if record != len(self._outcomes) - 1:
-            raise AssertionError(f"Expected the last of {len(self._outcomes)} records, got {record}")
-        self._fingerprints.pop()
-        if self._outcomes.pop() & 3 == EVENT:
+        outcome = member.outcomes.pop(request_id)
+        if outcome != self._outcomes[len(self._outcomes) - 1]:
+            raise AssertionError(f"Expected what became of the last request, got {outcome}")
+        self._outcomes, _ = pop(self._outcomes)
+        if outcome & 3 > WAITING_ORDER:
+            self._requests.forget()
+            self._requests_count -= 1
+        if outcome & 3 == EVENT:
             self._kept.pop()
             self._contents.pop()
 
     def find(self, member: Member, client_order_id: str) -> int:
         """The number of a member's order; 0: it has none of that id."""
-        record = member.records.get(client_order_id, -1)
-        if record < 0 or self._outcomes[record] & 3 > WAITING_ORDER:
-            return 0
-        return self._outcomes[record] >> 2
+        outcome = member.outcomes.get(client_order_id, -1)
+        return outcome >> 2 if outcome >= 0 and outcome & 3 <= WAITING_ORDER else 0
 
     def digests(self) -> list[bytes]:
         """Over all of it, block by block; what can no longer change is hashed once.
 
-        The ids need no place of their own: each is in the content of a fingerprint, and its member in the outcome.
+        An order's id and member are in its row, a kept answer has its member; a cancel's member is that of its order.
         """
-        digests = [self._records_digest(block) for block in range(len(self._fingerprints) // BLOCK + 1)]
+        digests = [self._outcomes_digest(block) for block in range(len(self._outcomes) // BLOCK + 1)]
+        digests.extend([self._requests_digest(block) for block in range(self._requests_count // BLOCK + 1)])
         digests.extend([self._kept_digest(block) for block in range(len(self._kept) // BLOCK + 1)])
         digests.append(encode([member.name for member in self.members]))
         return digests
 
-    def _records_digest(self, block: int) -> bytes:
-        """Over one block of what is remembered of requests; a record never changes."""
-        known = self._records_digests.get(block)
+    def _outcomes_digest(self, block: int) -> bytes:
+        """Over one block of what became of requests, which never changes."""
+        known = self._outcomes_digests.get(block)
         if known is not None:
             return known
-        start = block * BLOCK
-        end = start + BLOCK
-        result = blake2b(encode([self._fingerprints[start:end], self._outcomes[start:end]]), digest_size=32).digest()
-        if end <= len(self._fingerprints):
-            self._records_digests[block] = result
+        end = min((block + 1) * BLOCK, len(self._outcomes))
+        outcomes = [int(self._outcomes[i]) for i in range(block * BLOCK, end)]
+        result = blake2b(encode(outcomes), digest_size=32).digest()
+        if len(outcomes) == BLOCK:
+            self._outcomes_digests[block] = result
+        return result
+
+    def _requests_digest(self, block: int) -> bytes:
+        """Over one block of the ids of requests."""
+        known = self._requests_digests.get(block)
+        if known is not None:
+            return known
+        end = min((block + 1) * BLOCK, self._requests_count)
+        requests = [self._requests[i] for i in range(block * BLOCK, end)]
+        result = blake2b(encode(requests), digest_size=32).digest()
+        if len(requests) == BLOCK:
+            self._requests_digests[block] = result
         return result
 
     def _kept_digest(self, block: int) -> bytes:
-        """Over one block of the answers that are kept as events."""
+        """Over one block of the answers that are kept as events, and what was asked."""
         known = self._kept_digests.get(block)
         if known is not None:
             return known
-        end = (block + 1) * BLOCK
-        result = blake2b(encode(self._kept[block * BLOCK : end]), digest_size=32).digest()
+        start, end = block * BLOCK, (block + 1) * BLOCK
+        result = blake2b(encode([self._kept[start:end], self._contents[start:end]]), digest_size=32).digest()
         if end <= len(self._kept):
             self._kept_digests[block] = result
         return result

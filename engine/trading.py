@@ -48,9 +48,14 @@ from engine.matching.itayose import Equilibrium
 from engine.profiles import FOK, IMMEDIATE, TRADE
 from engine.rebuild import is_sound, queue_of, rows_of
 from engine.tape import Tape
+from engine.ticket import SELF_TRADE_NONE
 from engine.types import PRICE_MAX, SIDES, CancelReason, OrderType, Phase, SelfTrade
 
 _NO_OPTIONS: Final = Options()
+# Names of another module are looked up at every use; these are not.
+_Cancelled: Final = Cancelled
+_Traded: Final = Traded
+_Sides: Final = SIDES
 _PRICE_BITS: Final = 49  # PRICE_MAX is 2**48
 SECOND_NS: Final = 1_000_000_000
 
@@ -92,7 +97,7 @@ class Trading:
         rules = instrument.rules
         options = self._options.get(order) if self._options else None
         mode = rules.self_trade if options is None or options.self_trade == 0 else options.self_trade
-        own = table.terms[order] >> PARTICIPANT_SHIFT if mode > SelfTrade.NONE else -1
+        own = table.terms[order] >> PARTICIPANT_SHIFT if mode > SELF_TRADE_NONE else -1
         limit = table.price[order]
         wanted = table.open[order]
         validity = 1 << table.validity(order)
@@ -619,12 +624,12 @@ class Trading:
 
     def _cancelled(self, order: int, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
         table = self._orders
-        return Cancelled(
+        return _Cancelled(
             self._identities.members[table.participant(order)].name,
             table.client_order_id[order],
             order,
             self._instruments[table.instrument(order)].code,
-            SIDES[table.side(order)],
+            _Sides[table.side(order)],
             table.price[order],
             table.open[order],
             reason,
@@ -688,7 +693,7 @@ class Trading:
         self.trades += 1
         self._tape.append(buy, sell, price, quantity)
         events.append(
-            Traded(
+            _Traded(
                 self.trades,
                 instrument.code,
                 price,

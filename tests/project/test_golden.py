@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (3, "bcef79d88153f313adb84f0b44663217aa3baa5e30f5227fde021905e09d2f0a"),
-    "both-profiles.log": (3, "ba4b0b0e7feb22d7e32c9d54bc5c4d03a10666836e68dad859b9de3e9018dbba"),
+    "start-day.log": (4, "cfe3e02c9ae8d3ac9df2d40643bc33569f22fe233ef20b05d31cfbafb05161c7"),
+    "both-profiles.log": (4, "54422978837d1199047ecbe23d155587bd7809c94727182a21bd24183a5c67e2"),
 }
 
 
