@@ -258,15 +258,15 @@ def bare_book(count: int) -> Found:
     for _ in range(count):
         side, away = draw.getrandbits(1), 1 + int(draw.expovariate(1 / 300))
         orders.append((side, MIDDLE + (away if side else -away), draw.randrange(1, 100)))
-    market = workload.Market(1)
+    market = workload.market(1)
     new, clock = market.new, time.perf_counter_ns
     waits = [0] * count
-    market.new(0, 0, 1, 1, 0, 0)
+    new(0, 0, 0, 1, 1, 0)
     gc.collect()
     before = resident_bytes()
     for place, (side, price, quantity) in enumerate(orders):
         start = clock()
-        new(0, side, price, quantity, 0, 0)  # all under one number: the runner's own dict is not the book's
+        new(side, 0, 0, price, quantity, 0)  # all under one number: what finds the caller's number is not the book's
         waits[place] = clock() - start
     grown = resident_bytes() - before
     # Integers above 256 are objects of 32 bytes in ``waits``; they came with the loop.

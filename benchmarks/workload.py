@@ -8,11 +8,11 @@ cancel names an id that may be gone already, which is no error. ``benchmarks.gen
 ``FILE.json`` holds.
 
 Measured is the zaraba path of the engine as ``Engine.apply`` uses it: the order table, the book, the matching rules of
-``engine.matching.continuous``. In mode ``call`` each command is one call from Python to ``new`` or ``cancel`` of
-``BareMarket``; in mode ``bulk`` one call takes the bytes of all of them. Finding the engine's own number for the file's
-id is part of it, in both. Not measured: reading the file, memory for the rows of as many orders as there are commands,
-identities, phases, events and their encoding. Trades are noted while the clock runs and added up after it has stopped.
-Ids that are sparse are made dense before it starts.
+``engine.matching.continuous``. In mode ``call`` each command is one call from Python, with the seven integers of its
+record, to ``BareMarket.submit``; in mode ``bulk`` one call takes the bytes of all of them. Finding the engine's own
+number for the file's id is part of it, in both. Not measured: reading the file, memory for the rows and the fills of as
+many orders as there are commands, identities, phases, events and their encoding. Trades are noted while the clock runs
+and added up after it has stopped. Ids that are sparse are made dense before it starts.
 
 Every run must give the same trades. Where ``FILE.json`` stands beside the file, they are compared with it; a difference
 ends the program with status 1.
@@ -27,18 +27,14 @@ import signal
 import statistics
 import sys
 import time
-from array import array
 from pathlib import Path
 from typing import Any
 
-from librt.vecs import vec
-from mypy_extensions import i64
-
 from benchmarks import machine
-from benchmarks.generate import IOC, NEW, RECORD
+from benchmarks.generate import RECORD
 from engine.core import BOOKS, DEFAULT_BOOK, FAST
 from engine.matching.bare import BareMarket
-from engine.matching.book import Book, OrderTable, ReferenceBook
+from engine.matching.book import FILL, Book, OrderTable, ReferenceBook
 from engine.matching.fastbook import FastBook
 
 RUNS = 5
@@ -68,74 +64,55 @@ class Workload:
         self.largest = max((command[6] for command in self.commands), default=0)
 
 
-class Market:
-    """A bare market, and the engine's number for each id of a file."""
-
-    def __init__(self, symbols: int, largest: int = 0, *, book: str = DEFAULT_BOOK, expected: int = 0) -> None:
-        self.table = OrderTable(expected)
-        self.books: list[Book] = [
-            FastBook(self.table) if book == FAST else ReferenceBook(self.table) for _ in range(symbols)
-        ]
-        self.bare = BareMarket(self.table, self.books)
-        self.orders = array("q", bytes(8 * (largest + 1)))
-
-    def new(self, symbol: int, side: int, price: int, quantity: int, immediate: int, number: int) -> None:
-        self.orders[number] = self.bare.new(symbol, side, price, quantity, immediate)
+def market(symbols: int, largest: int = 0, *, book: str = DEFAULT_BOOK, expected: int = 0) -> BareMarket:
+    """A bare market for a file whose largest id is ``largest``, with memory for ``expected`` orders and fills."""
+    table = OrderTable(expected)
+    books: list[Book] = [FastBook(table) if book == FAST else ReferenceBook(table) for _ in range(symbols)]
+    return BareMarket(table, books, largest, max(expected, 1))
 
 
-def run_calls(work: Workload, market: Market) -> int:
+def run_calls(work: Workload, market: BareMarket) -> int:
     """All commands, one call each: nanoseconds."""
-    new, cancel, orders = market.bare.new, market.bare.cancel, market.orders
+    submit = market.submit
     gc.collect()
     gc.disable()
     try:
         start = time.perf_counter_ns()
-        for operation, side, flags, symbol, price, quantity, number in work.commands:
-            if operation == NEW:
-                orders[number] = new(symbol, side, price, quantity, flags & IOC)
-            else:
-                cancel(orders[number])
+        for command in work.commands:
+            submit(*command)
         return time.perf_counter_ns() - start
     finally:
         gc.enable()
 
 
-def run_bulk(work: Workload, market: Market) -> int:
+def run_bulk(work: Workload, market: BareMarket) -> int:
     """All commands in one call from their bytes: nanoseconds."""
-    orders = vec[i64](market.orders)
     gc.collect()
     gc.disable()
     try:
         start = time.perf_counter_ns()
-        market.bare.run(work.content, orders)
-        elapsed = time.perf_counter_ns() - start
+        market.run(work.content)
+        return time.perf_counter_ns() - start
     finally:
         gc.enable()
-    market.orders = array("q", orders)
-    return elapsed
 
 
-def outcome(market: Market, ids: list[int]) -> dict[str, Any]:
+def outcome(market: BareMarket, ids: list[int]) -> dict[str, Any]:
     """What the trades and the book come to, in the words of the workload's own JSON."""
     table = market.table
     symbols = len(market.books)
     numbers = {order: ids[number] if ids else number for number, order in enumerate(market.orders)}
     checksums = [0] * symbols
     trades = volume = notional = 0
-    fills = market.bare.fills
-    takers = [*market.bare.takers, 0, len(fills)]
-    for i in range(0, len(takers) - 2, 2):
-        taker, begin, end = takers[i], takers[i + 1], takers[i + 3]
+    cells = market.fills.cells
+    for at in range(0, market.fills.count, FILL):
+        maker, taker, price, quantity = cells[at : at + FILL]
         symbol = table.instrument(taker)
-        checksum = checksums[symbol]
-        for fill in range(begin, end, 3):
-            maker, price, quantity = fills[fill : fill + 3]
-            checksum = checksum * 1000003 + numbers[maker] * 31 + numbers[taker] * 17 + price * 7 + quantity
-            checksum %= 2**64
-            trades += 1
-            volume += quantity
-            notional += price * quantity
-        checksums[symbol] = checksum
+        checksum = checksums[symbol] * 1000003 + numbers[maker] * 31 + numbers[taker] * 17 + price * 7 + quantity
+        checksums[symbol] = checksum % 2**64
+        trades += 1
+        volume += quantity
+        notional += price * quantity
     resting = 0
     for book in market.books:
         book.check()
@@ -156,10 +133,10 @@ def measure(path: Path, runs: int = RUNS, mode: str = CALL, book: str = DEFAULT_
     ns: list[float] = []
     found: dict[str, Any] = {}
     for _ in range(runs):
-        market = Market(work.symbols, work.largest, book=book, expected=len(work.commands))
-        elapsed = run_bulk(work, market) if mode == BULK else run_calls(work, market)
+        fresh = market(work.symbols, work.largest, book=book, expected=len(work.commands))
+        elapsed = run_bulk(work, fresh) if mode == BULK else run_calls(work, fresh)
         ns.append(elapsed / max(len(work.commands), 1))
-        result = outcome(market, work.ids)
+        result = outcome(fresh, work.ids)
         if found and result != found:
             raise ValueError(f"Expected every run to give the same trades, got {found} and {result} - in {path}")
         found = result

@@ -43,7 +43,18 @@ from engine.faults import InvariantBroken
 from engine.identities import Identities
 from engine.market import ASIDE, Instrument, Options
 from engine.matching import auction, continuous
-from engine.matching.book import BUY, GONE, GONE_WAITING, IN_BOOK, PARTICIPANT_SHIFT, SELL, WAITING, OrderTable
+from engine.matching.book import (
+    BUY,
+    FILL,
+    GONE,
+    GONE_WAITING,
+    IN_BOOK,
+    PARTICIPANT_SHIFT,
+    SELL,
+    WAITING,
+    Fills,
+    OrderTable,
+)
 from engine.matching.itayose import Equilibrium
 from engine.profiles import FOK, IMMEDIATE, TRADE
 from engine.rebuild import is_sound, queue_of, rows_of
@@ -77,6 +88,7 @@ class Trading:
         self._originals: Final[dict[int, int]] = {}
         #: Stops that this command's trades have triggered and that have not yet had their turn.
         self._triggered: Final[deque[int]] = deque()
+        self._planned: Final = Fills()  #: of the order that trades
 
     # --- entering ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +148,7 @@ class Trading:
         other = table.side(order) ^ 1
         reserves = instrument.reserves
         last = 0
-        fills: list[int] = []
+        fills = self._planned
         while True:
             if instrument.rules.market_rests and table.open[order]:
                 # Orders without a limit come first. They are in no ladder, so ``take`` does not see them.
@@ -154,17 +166,19 @@ class Trading:
                     last = price
                     continue
             before = table.open[order]
+            fills.count = 0
             stopped = continuous.take(table, book, order, limit, fills, own, reserves)
-            if fills:
-                for i in range(0, len(fills), 3):
-                    maker = fills[i]
-                    before -= fills[i + 2]
-                    self._traded(instrument, order, before, maker, fills[i + 1], fills[i + 2], events)
-                last = fills[-2]
+            if fills.count:
+                cells = fills.cells
+                quantity = 0
+                for i in range(0, fills.count, FILL):
+                    last = cells[i + 2]
+                    quantity = cells[i + 3]
+                    before -= quantity
+                    self._traded(instrument, order, before, cells[i], last, quantity, events)
                 instrument.last_price = last
-                instrument.last_quantity = fills[-1]
+                instrument.last_quantity = quantity
                 instrument.reference = last
-                fills = []
             if stopped == 0:
                 break
             if table.open[stopped] == 0:

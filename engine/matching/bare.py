@@ -1,71 +1,92 @@
 """Books with nothing around them: no identities, phases or events. For measuring, and for research on books alone.
 
 Matching is that of the engine: order table, book, and the rules of ``continuous.py``. Orders are limit orders, prices
-above 0; orders are named by the numbers that ``new`` returns, symbols by their index.
+above 0, symbols are named by their index. Nothing is checked.
 """
 
 from __future__ import annotations
 
 from typing import Final, final
 
+from librt.strings import read_i64_le
 from librt.vecs import vec
 from mypy_extensions import i64
 
-from engine.matching.book import Book, OrderTable, pack_terms
+from engine.matching.book import (
+    GONE,
+    LEVEL,
+    OPEN,
+    ROW_OFFSET,
+    ROW_SHIFT,
+    STATE,
+    Book,
+    Fills,
+    OrderTable,
+    pack_terms,
+    zeros,
+)
 from engine.matching.continuous import place, withdraw
+
+_RECORD: Final = 24
+_32_BITS: Final = 0xFFFFFFFF
 
 
 @final
 class BareMarket:
-    """One table, one book per symbol.
+    """One table, one book per symbol, and the fills in order.
 
-    ``fills`` has three integers per trade: resting order, price, quantity; ``takers`` has two per order that traded on
-    entry: its number, and where in ``fills`` its trades begin.
+    Callers name orders by numbers of their own, up to ``largest``; ``orders`` has the table's number of each, 0 for
+    none yet. Memory is taken at once for as many fills as are ``expected``; more cost a pause.
     """
 
-    def __init__(self, table: OrderTable, books: list[Book]) -> None:
+    def __init__(self, table: OrderTable, books: list[Book], largest: i64, expected: i64 = 64) -> None:
         self.table: Final = table
         self.books: Final = books
-        self.fills: Final[list[int]] = []
-        self.takers: Final[list[int]] = []
+        self.fills: Final = Fills(expected)
+        self.orders: Final = zeros(largest + 1, largest + 1)
         self._terms: Final = vec[i64]([pack_terms(side, 0, 0, i, 0) for i in range(len(books)) for side in (0, 1)])
 
-    def new(self, symbol: i64, side: i64, price: i64, quantity: i64, immediate: i64) -> i64:
-        """An order trades; what is left rests unless it is ``immediate``. Returns its number."""
+    def submit(
+        self, operation: i64, side: i64, flags: i64, symbol: i64, price: i64, quantity: i64, number: i64
+    ) -> None:
+        """One command, in the fields of a record: see ``run``."""
+        if operation:
+            self.cancel(number)
+        else:
+            self.new(side, flags, symbol, price, quantity, number)
+
+    def new(self, side: i64, flags: i64, symbol: i64, price: i64, quantity: i64, number: i64) -> None:
+        """An order trades; what is left rests unless bit 0 of ``flags``, immediate or cancel, is set."""
         table = self.table
         order = table.append_row(self._terms[symbol << 1 | side], price, quantity, 0)
-        fills = self.fills
-        before = len(fills)
-        place(table, self.books[symbol], order, immediate == 0, fills)
-        if len(fills) > before:
-            self.takers.append(order)
-            self.takers.append(before)
-        return order
+        self.orders[number] = order
+        place(table, self.books[symbol], order, flags & 1 == 0, self.fills)
 
-    def cancel(self, order: i64) -> None:
-        """Take an order off its book; one that is filled or gone, or 0, stays as it is."""
+    def cancel(self, number: i64) -> None:
+        """Take an order off its book; one that is filled, gone or has never been stays as it is."""
         table = self.table
-        if table.is_open(order):
+        order = self.orders[number]
+        rows = table.rows
+        row = (order << ROW_SHIFT) + ROW_OFFSET
+        if rows[row + OPEN] > 0 and rows[row + LEVEL] & STATE < GONE:
             withdraw(table, self.books[table.instrument(order)], order)
 
-    def run(self, records: bytes, orders: vec[i64]) -> None:
+    def run(self, records: bytes) -> None:
         """Carry out many commands in one call.
 
         A record is 24 bytes, little-endian: operation u8 (0 new, 1 cancel), side u8, flags u16 (bit 0: immediate),
-        symbol u32, price i32, quantity u32, id u64. ``orders`` is indexed by id: it takes the number of each new order
-        and tells it to the cancels.
+        symbol u32, price i32, quantity u32, number u64.
         """
-        words = vec[i64](memoryview(records).cast("q"))
         at: i64 = 0
-        end: i64 = len(words)
+        end: i64 = len(records)
         while at < end:
-            first = words[at]
-            number = words[at + 2]
+            first = read_i64_le(records, at)
+            number = read_i64_le(records, at + 16)
             if first & 255:
-                self.cancel(orders[number])
+                self.cancel(number)
             else:
-                second = words[at + 1]
-                price = second & 0xFFFFFFFF
-                quantity = second >> 32 & 0xFFFFFFFF
-                orders[number] = self.new(first >> 32 & 0xFFFFFFFF, first >> 8 & 255, price, quantity, first >> 16 & 1)
-            at += 3
+                second = read_i64_le(records, at + 8)
+                price = second & _32_BITS
+                quantity = second >> 32 & _32_BITS
+                self.new(first >> 8 & 255, first >> 16 & 1, first >> 32 & _32_BITS, price, quantity, number)
+            at += _RECORD

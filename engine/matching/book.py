@@ -36,6 +36,8 @@ _TYPE_SHIFT: Final = 1
 _VALIDITY_SHIFT: Final = 4
 _INSTRUMENT_SHIFT: Final = 8
 PARTICIPANT_SHIFT: Final = 32
+#: The bits of ``terms`` that are the same for all orders of one side of one book: side and instrument.
+QUEUE_BITS: Final = 0xFFFFFF01
 _THREE_BITS: Final = 7
 _FOUR_BITS: Final = 15
 _TWENTY_FOUR_BITS: Final = 0xFFFFFF
@@ -74,6 +76,9 @@ ROW_SHIFT: Final = 3
 ROW_OFFSET: Final = 3
 _WIDTH: Final = 1 << ROW_SHIFT
 STATE: Final = 3
+
+#: Integers of a fill.
+FILL: Final = 4
 
 #: Rows that memory is taken for at once, and rows that address space is reserved for: a table that outgrows its space
 #: is copied, which is a pause.
@@ -245,6 +250,24 @@ class OrderTable:
         return numbers, texts
 
 
+@final
+class Fills:
+    """Fills in the order in which they happen, ``FILL`` integers each: resting order, incoming order, price, quantity.
+
+    Whoever owns them empties them by ``count`` and uses them again, so that a trade makes no objects. ``expected`` is
+    the number of fills that memory is taken for at once.
+    """
+
+    def __init__(self, expected: i64 = 64) -> None:
+        self.cells = zeros(FILL * expected, FILL * expected)
+        self.count: i64 = 0  #: integers in use
+
+    def grow(self) -> vec[i64]:
+        """Make room for twice as many; returns ``cells``."""
+        self.cells = extend(self.cells, self.cells)
+        return self.cells
+
+
 class Book(ABC):
     """The queues of one instrument. Sides are 0 (buy) and 1 (sell), prices ints, orders row numbers of the table.
 
@@ -265,12 +288,20 @@ class Book(ABC):
         """Take ``quantity`` off an order that stays in its place; at nothing left it leaves its queue."""
 
     @abstractmethod
+    def consume(self, side: i64, fills: Fills, start: i64) -> None:
+        """Make the ``fills`` from ``start`` on, each of which is of the order of ``side`` that is first by then."""
+
+    @abstractmethod
     def first(self, side: i64) -> i64:
         """The order with a limit that is first to trade; 0: none."""
 
     @abstractmethod
     def best(self, side: i64) -> i64:
         """The best price; 0: none."""
+
+    @abstractmethod
+    def worse(self, side: i64, price: i64) -> i64:
+        """The next price behind ``price``, at which there are orders; 0: none."""
 
     @abstractmethod
     def head(self, side: i64, price: i64) -> i64:
@@ -418,6 +449,10 @@ class ReferenceBook(Book):
         if left == 0:
             self._unlink(order, level)
 
+    def consume(self, side: i64, fills: Fills, start: i64) -> None:
+        for at in range(start, fills.count, FILL):
+            self.fill(fills.cells[at], fills.cells[at + 3])
+
     def first(self, side: i64) -> i64:
         level = self._best_ask if side else self._best_bid
         return level.head if level is not None else 0
@@ -425,6 +460,11 @@ class ReferenceBook(Book):
     def best(self, side: i64) -> i64:
         level = self._best_ask if side else self._best_bid
         return level.price if level is not None else 0
+
+    def worse(self, side: i64, price: i64) -> i64:
+        ladder = self._asks if side else self._bids
+        place = ladder.bisect_right(price) if side else ladder.bisect_left(price) - 1
+        return ladder.keys()[place] if 0 <= place < len(ladder) else 0
 
     def head(self, side: i64, price: i64) -> i64:
         level = self._level(side, price)

@@ -1,91 +1,157 @@
 """Zaraba: an incoming order trades with what rests, best price first, then earliest, at the resting order's price.
 
 Written once, above the narrow interface of ``Book``; whatever book is loaded, this is the rule. Validation is over when
-``take`` is called: it cannot fail, and it changes nothing but the book and the two orders of each fill.
+``take`` is called, and it changes nothing but the book and the two orders of each fill.
+
+Plan, check, commit: all fills of an incoming order are planned before the first is made, by reading the queues that
+they come from, and each must be what a fill can be. So a book that contradicts itself is noticed while it is still as
+it was.
 """
 
 from __future__ import annotations
 
 from mypy_extensions import i64
 
+from engine.faults import InvariantBroken
 from engine.matching.book import (
+    FILL,
     GONE,
+    IN_BOOK,
+    LEVEL,
+    NEXT,
     OPEN,
     PARTICIPANT_SHIFT,
+    PREVIOUS,
+    PRICE,
+    QUANTITY,
+    QUEUE_BITS,
     ROW_OFFSET,
     ROW_SHIFT,
+    STATE,
     TERMS,
     Book,
+    Fills,
     OrderTable,
 )
 
 
-def place(table: OrderTable, book: Book, order: i64, rests: bool, fills: list[int]) -> i64:
+def place(table: OrderTable, book: Book, order: i64, rests: bool, fills: Fills) -> i64:
     """Let ``order``, which is in no queue, trade up to its own limit, and return what is left of it.
 
     What is left joins its queue if it ``rests`` and has a limit, and is gone otherwise. Fills are those of ``take``.
     """
-    limit = table.price[order]
-    take(table, book, order, limit, fills)
-    left = table.open[order]
+    rows = table.rows
+    row = (order << ROW_SHIFT) + ROW_OFFSET
+    limit = rows[row + PRICE]
+    take(table, book, order, limit, fills, -1, None)
+    left = rows[row + OPEN]
     if left:
         if rests and limit:
             book.add(order)
         else:
-            table.state[order] = GONE
+            rows[row + LEVEL] = rows[row + LEVEL] & ~STATE | GONE
     return left
 
 
 def withdraw(table: OrderTable, book: Book, order: i64) -> None:
     """Take an order that rests in ``book`` off the market; its row keeps what was open."""
     book.remove(order)
-    table.state[order] = GONE
+    rows = table.rows
+    at = (order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)
+    rows[at] = rows[at] & ~STATE | GONE
 
 
 def take(
-    table: OrderTable,
-    book: Book,
-    order: i64,
-    limit: i64,
-    fills: list[int],
-    own: i64 = -1,
-    reserves: dict[int, int] | None = None,
+    table: OrderTable, book: Book, order: i64, limit: i64, fills: Fills, own: i64, reserves: dict[int, int] | None
 ) -> i64:
     """Let ``order``, which is in no queue, trade with the other side up to ``limit`` (0: at any price).
 
-    Appends three integers per fill: resting order, price, quantity. What is left stays open in the table, and the
-    caller decides whether it rests.
+    Appends its fills. What is left stays open in the table, and the caller decides whether it rests.
 
     Returns 0 when there is nothing more to trade. Otherwise it has stopped at a resting order that needs a decision,
-    and returns its number: one of participant ``own`` that is the next to trade, or one of ``reserves`` of which all
-    that it showed has traded. Whoever has decided calls again.
+    and returns its number: one of participant ``own`` (-1: nobody's) that is the next to trade, or one of ``reserves``
+    of which all that it showed has traded. Whoever has decided calls again.
+
+    Raises ``InvariantBroken``, with book, table and fills as they were, where queue and rows do not say the same.
     """
     # By row instead of by column: one look at the table per command, one line of memory per resting order.
     rows = table.rows
     row = (order << ROW_SHIFT) + ROW_OFFSET
-    buys = rows[row + TERMS] & 1 == 0
-    other: i64 = 1 if buys else 0
+    side = rows[row + TERMS] & 1
+    other = side ^ 1
+    price = book.best(other)
+    if price == 0 or (limit and (price < limit if side else price > limit)):
+        return 0
+    queue = rows[row + TERMS] & QUEUE_BITS ^ 1  # what the terms of all that stands there have in common
     left = rows[row + OPEN]
+    last = table.count
     stopped: i64 = 0
+    before: i64 = 0
+    maker = book.first(other)
+    cells = fills.cells
+    end = fills.count
     while left:
-        price = book.best(other)
-        if price == 0 or (limit and (price > limit if buys else price < limit)):
-            break
-        maker = book.first(other)
+        if maker <= 0 or maker > last:
+            raise broken(table, other, price, maker, before, queue)
         at = (maker << ROW_SHIFT) + ROW_OFFSET
-        if rows[at + TERMS] >> PARTICIPANT_SHIFT == own:
-            stopped = maker
-            break
+        terms = rows[at + TERMS]
         quantity = rows[at + OPEN]
-        if quantity > left:
-            quantity = left
-        book.fill(maker, quantity)
-        left -= quantity
-        fills.append(maker)
-        fills.append(price)
-        fills.append(quantity)
-        if reserves and rows[at + OPEN] == 0 and maker in reserves:
+        if (
+            rows[at + PREVIOUS] != before  # also where a queue runs in a circle
+            or rows[at + PRICE] != price
+            or terms & QUEUE_BITS != queue
+            or rows[at + LEVEL] & STATE != IN_BOOK
+            or quantity <= 0
+            or quantity > rows[at + QUANTITY]
+        ):
+            raise broken(table, other, price, maker, before, queue)
+        if terms >> PARTICIPANT_SHIFT == own:
             stopped = maker
             break
-    rows[row + OPEN] = left
+        if end + FILL > len(cells):
+            cells = fills.grow()
+        cells[end] = maker
+        cells[end + 1] = order
+        cells[end + 2] = price
+        cells[end + 3] = quantity if quantity < left else left
+        end += FILL
+        if quantity > left:
+            left = 0
+            break
+        left -= quantity
+        if reserves and maker in reserves:
+            stopped = maker
+            break
+        before = maker
+        maker = rows[at + NEXT]
+        if maker == 0 and left:
+            behind = book.worse(other, price)
+            if behind == 0 or (limit and (behind < limit if side else behind > limit)):
+                break
+            if behind >= price if side else behind <= price:
+                raise InvariantBroken(f"Price {behind} does not stand behind a better one: side {other}, price {price}")
+            price = behind
+            before = 0
+            maker = book.head(other, price)
+    start = fills.count
+    if end > start:
+        fills.count = end
+        rows[row + OPEN] = left
+        book.consume(other, fills, start)
     return stopped
+
+
+def broken(table: OrderTable, side: i64, price: i64, order: i64, before: i64, queue: i64) -> InvariantBroken:
+    """What is wrong with a resting order that would be the next to trade."""
+    where = f"side {side}, price {price}"
+    if not 0 < order <= table.count:
+        return InvariantBroken(f"A queue leads to order {order}, and there are {table.count}: {where}")
+    if table.previous[order] != before:
+        return InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
+    if table.price[order] != price or table.terms[order] & QUEUE_BITS != queue:
+        return InvariantBroken(f"Order {order} queues where it does not belong: {where}")
+    if table.state[order] != IN_BOOK:
+        return InvariantBroken(f"Order {order} is queued in state {table.state[order]}, not in the book: {where}")
+    return InvariantBroken(
+        f"Order {order} is queued with {table.open[order]} open of {table.quantity[order]}, which cannot be: {where}"
+    )

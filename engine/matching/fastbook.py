@@ -30,6 +30,7 @@ from sortedcontainers import SortedList
 from engine.faults import InvariantBroken
 from engine.matching.book import (
     BUY,
+    FILL,
     IN_BOOK,
     LEVEL,
     NEXT,
@@ -42,6 +43,7 @@ from engine.matching.book import (
     STATE,
     TERMS,
     Book,
+    Fills,
     OrderTable,
     zeros,
 )
@@ -73,7 +75,7 @@ def _home(key: i64) -> i64:
 class FastBook(Book):
     """The queues of one instrument, in integers.
 
-    What ``add``, ``remove``, ``fill``, ``levels``, ``available``, ``set_step`` and ``check`` do is told by ``Book``.
+    What its methods do is told by ``Book``.
     """
 
     def __init__(self, table: OrderTable) -> None:
@@ -353,12 +355,55 @@ class FastBook(Book):
         if left == 0:
             self._unlink(rows, row, level)
 
+    def consume(self, side: i64, fills: Fills, start: i64) -> None:
+        rows = self._table.rows
+        levels = self._levels
+        cells = fills.cells
+        end = fills.count
+        level = self._top_sell if side else self._top_buy
+        at = level << _LEVEL_SHIFT
+        head: i64 = 0
+        taken: i64 = 0
+        while start < end:
+            row = (cells[start] << ROW_SHIFT) + ROW_OFFSET
+            quantity = cells[start + 3]
+            left = rows[row + OPEN] - quantity
+            rows[row + OPEN] = left
+            taken += quantity
+            start += FILL
+            if left == 0:
+                head = rows[row + NEXT]
+                if head == 0:
+                    levels[at] = 0
+                    levels[at + 1] = 0
+                    levels[at + 2] -= taken
+                    taken = 0
+                    self._emptied(level, side)
+                    level = self._top_sell if side else self._top_buy
+                    at = level << _LEVEL_SHIFT
+        levels[at + 2] -= taken
+        if head:
+            levels[at] = head
+            rows[(head << ROW_SHIFT) + (ROW_OFFSET + PREVIOUS)] = 0
+
     def first(self, side: i64) -> i64:
         top = self._top_sell if side else self._top_buy
         return self._levels[top << _LEVEL_SHIFT] if top else 0
 
     def best(self, side: i64) -> i64:
         return self._best_sell if side else self._best_buy
+
+    def worse(self, side: i64, price: i64) -> i64:
+        level = self._level(side, price)
+        page = level >> 5
+        # The bits above its own; twice a bit is never more than 2**32.
+        bits = self._bits[page] & ~((_BIT_32 >> (31 - (level & 31))) - 1)
+        while bits == 0:
+            page = self._worse[page]
+            if page == 0:
+                return 0
+            bits = self._bits[page]
+        return self._price((page << 5) + self._low_bit[((bits & -bits) * _BRUIJN & _32_BITS) >> 27])
 
     def _level(self, side: i64, price: i64) -> i64:
         """The level of a price, -1 where the side has no page for it."""
