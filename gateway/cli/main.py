@@ -19,6 +19,10 @@ COMMANDS: Final = {
     "demo": ("gateway.cli.demo:demo", "Let eight member firms trade an accelerated START day, settle and replay it."),
     "run": ("gateway.cli.run:run", "Run the exchange: start or resume what is in a directory."),
     "client": ("gateway.cli.client:app", "Trade as a member: submit, cancel, amend, watch one's reports."),
+    "operator": (
+        "gateway.cli.operator:app",
+        "Control the market as an operator: request, confirm, see what waits.",
+    ),
     "book": ("gateway.cli.book:book", "Watch one instrument: live depth and tape."),
     "replay": ("gateway.cli.replay:replay", "Rebuild the market from an order log, verify it, explain an order."),
     "export": ("gateway.cli.export:export", "Write trades, orders, books and auctions of a log as CSV and Parquet."),
