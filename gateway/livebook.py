@@ -21,6 +21,7 @@ from gateway.bus.messages import (
     PhaseMessage,
     PublicTrade,
     Snapshot,
+    TradeBust,
     Trades,
 )
 from gateway.marketdata import digest
@@ -60,10 +61,12 @@ class LiveBook:
         self.indicative_surplus = 0
         self.tape: deque[PublicTrade] = deque(maxlen=TAPE_MAX)
         self.auctions: list[AuctionResult] = []  #: those seen live
+        self.busts: list[TradeBust] = []  #: those seen live; ``tape`` keeps the trades they void
+        self.until_ns = 0  #: when the phase is due to end; 0: not said since the last snapshot
         self.gaps = 0  #: holes noticed
         self.drifts = 0  #: digests that did not agree: a fault, here or at the exchange
         self.proofs = 0  #: digests that agreed
-        self._ahead: dict[int, Depth | Trades | Indicative | AuctionResult | PhaseMessage] = {}
+        self._ahead: dict[int, Depth | Trades | Indicative | AuctionResult | PhaseMessage | TradeBust] = {}
         self._waiters: set[asyncio.Event] = set()
         self._error: BaseException | None = None
         self._ended = False
@@ -147,6 +150,7 @@ class LiveBook:
         self.time_ns = message.time_ns
         self.bids = {level.price: level.quantity for level in message.bids}
         self.asks = {level.price: level.quantity for level in message.asks}
+        self.until_ns = 0
         for name in _COPIED:
             setattr(self, name, getattr(message, name))
         self.is_whole = True
@@ -161,7 +165,7 @@ class LiveBook:
         self._tell()
         return False
 
-    def _apply(self, message: Depth | Trades | Indicative | AuctionResult | PhaseMessage) -> bool:
+    def _apply(self, message: Depth | Trades | Indicative | AuctionResult | PhaseMessage | TradeBust) -> bool:
         self.n = message.n
         self.time_ns = message.time_ns
         if isinstance(message, Depth):
@@ -185,12 +189,17 @@ class LiveBook:
         elif isinstance(message, AuctionResult):
             self.auctions.append(message)
             self.indicative_price = self.indicative_volume = self.indicative_surplus = 0
+        elif isinstance(message, TradeBust):
+            self.busts.append(message)
+            if message.trade_date == self.trading_date:
+                self.volume -= message.quantity
         else:
             if message.trading_date != self.trading_date:
                 self.volume = 0
             self.phase = message.phase
             self.suspended = message.suspended
             self.trading_date = message.trading_date
+            self.until_ns = message.until_ns
         return True
 
     def _tell(self) -> None:

@@ -32,7 +32,9 @@ from engine.events import (
     Event,
     InstrumentListed,
     PhaseChanged,
+    PhaseTimed,
     ReferencePriceSet,
+    TradeBusted,
     Traded,
     TradingStateChanged,
 )
@@ -47,6 +49,7 @@ from gateway.bus.messages import (
     PhaseMessage,
     PublicTrade,
     Snapshot,
+    TradeBust,
     Trades,
 )
 from gateway.clock import Clock
@@ -172,6 +175,17 @@ class MarketDataBook:
         elif isinstance(event, TradingStateChanged):
             book = self._touch(event.instrument, time_ns)
             self._phase(book, self._engine.instrument(event.instrument).phase, event.suspended)
+        elif isinstance(event, PhaseTimed):
+            book = self._touch(event.instrument, time_ns)
+            last = book.messages[-1] if book.messages else None
+            if not isinstance(last, PhaseMessage) or last.until_ns != event.until_ns:
+                self._phase(book, event.phase, self._engine.instrument(event.instrument).suspended)
+        elif isinstance(event, TradeBusted):
+            book = self._touch(event.instrument, time_ns)
+            book.close_trades()
+            if event.trade_date == self._engine.date:
+                book.volume -= event.quantity
+            book.messages.append(TradeBust(0, time_ns, event.trade_id, event.price, event.quantity, event.trade_date))
         elif isinstance(event, AuctionUncrossed):
             book = self._touch(event.instrument, time_ns)
             book.close_trades()
@@ -199,7 +213,8 @@ class MarketDataBook:
 
     def _phase(self, book: _Book, phase: Phase, suspended: bool) -> None:
         book.close_trades()
-        book.messages.append(PhaseMessage(0, book.time_ns, Phase(phase).label, suspended, self._engine.date))
+        until_ns = self._engine.instrument(book.code).until_ns
+        book.messages.append(PhaseMessage(0, book.time_ns, Phase(phase).label, suspended, self._engine.date, until_ns))
         book.asked_again = True
         book.snapshot_at = LONG_AGO  # a new phase is worth a snapshot at once
 

@@ -20,17 +20,22 @@ from engine.events import (
     Activated,
     Amended,
     BalanceChanged,
+    CancelFrozen,
     Cancelled,
+    ConnectionLost,
     Event,
+    KillSwitched,
     MassCancelled,
     OrderMarked,
     Rejected,
+    RiskLimitsSet,
     SelfTradePrevented,
+    TradeBusted,
     Traded,
 )
 from engine.log import FileStorage, LogReader
 from engine.types import Side
-from gateway.bus.messages import Fill, Hello, Report, Reports
+from gateway.bus.messages import Bust, Fill, Hello, Report, Reports
 from gateway.child import die_with_parent
 
 #: Most reports in one message: some 100 bytes each, so a message stays far below what brokers and clients take.
@@ -47,7 +52,10 @@ _PRIVATE: Final = (
     SelfTradePrevented,
     OrderMarked,
     BalanceChanged,
+    CancelFrozen,
 )
+#: What was done to a member: its own business, and the operators' too.
+_SHARED: Final = (KillSwitched, RiskLimitsSet, ConnectionLost)
 
 
 class _Member:
@@ -87,8 +95,16 @@ class ReportBook:
                 buy, sell = fills(event)
                 self._add(event.buyer, Report(sequence, time_ns, buy))
                 self._add(event.seller, Report(sequence, time_ns, sell))
-            elif self._others is not None:
-                self._others(sequence, time_ns, event)
+            else:
+                if isinstance(event, _SHARED):
+                    if event.participant:
+                        self._add(event.participant, Report(sequence, time_ns, event))
+                elif isinstance(event, TradeBusted):
+                    bought, sold = busts(event)
+                    self._add(event.buyer, Report(sequence, time_ns, bought))
+                    self._add(event.seller, Report(sequence, time_ns, sold))
+                if self._others is not None:
+                    self._others(sequence, time_ns, event)
 
     def _add(self, participant: str, report: Report) -> None:
         member = self._members.get(participant)
@@ -155,6 +171,19 @@ def fills(trade: Traded) -> tuple[Fill, Fill]:
         trade.settlement_date,
     )  # fmt: skip
     return buy, sell
+
+
+def busts(trade: TradeBusted) -> tuple[Bust, Bust]:
+    """A busted trade as its buyer and its seller are told of it."""
+    bought = Bust(
+        trade.buyer, trade.buy_client_order_id, trade.buy_order_id, trade.instrument, Side.BUY, trade.price,
+        trade.quantity, trade.trade_id, trade.seller, trade.buy_account, trade.trade_date,
+    )  # fmt: skip
+    sold = Bust(
+        trade.seller, trade.sell_client_order_id, trade.sell_order_id, trade.instrument, Side.SELL, trade.price,
+        trade.quantity, trade.trade_id, trade.buyer, trade.sell_account, trade.trade_date,
+    )  # fmt: skip
+    return bought, sold
 
 
 def _messages(first: int, reports: list[Report], *, resent: bool) -> Iterator[bytes]:

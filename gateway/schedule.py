@@ -4,6 +4,9 @@ It keeps no state of its own. It is a fold over events like everything else, so 
 it knows which phases the books have been through; those that were missed come next, in their order, each auction
 included: a book cannot reach Break but through OpeningAuction. A day that was not begun before its last session time
 had passed is left out whole, with a word in the log of the process.
+
+A call that a rule has opened (after a halt, or where the volatility band was left) says itself when it is due to end.
+Until then the book's session times wait; behind its auction the book goes on where it would be by now.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from typing import Final, NamedTuple
 
 from engine.calendar import Calendar, DateOutside
 from engine.commands import ExchangeCommand, SetPhase, StartDay
-from engine.events import DayStarted, Event, InstrumentListed, PhaseChanged
+from engine.events import DayStarted, Event, InstrumentListed, PhaseChanged, PhaseTimed, TradingStateChanged
+from engine.profiles import PROFILES, TRADE, PhaseRules
 from engine.types import Phase
 from gateway import config as settings
 from gateway.clock import SECOND_NS
@@ -35,10 +39,15 @@ class Step(NamedTuple):
 class _Book:
     """Where one instrument stands in its day."""
 
-    __slots__ = ("done", "given", "phase", "steps", "today")
+    __slots__ = ("before", "call_given", "call_ns", "done", "given", "phase", "phases", "steps", "suspended", "today")
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[Step], phases: Mapping[Phase, PhaseRules]) -> None:
         self.steps = steps
+        self.phases = phases
+        self.suspended = False
+        self.call_ns = 0  #: when a call that a rule has opened is due to end; 0: there is none
+        self.call_given = False  #: its end was asked for
+        self.before = Phase.CLOSED  #: where that call came from
         self.done = 0  #: how many of today's steps were taken
         self.given = 0  #: how many were asked for; more than ``done`` while under way, or when the engine refused one
         self.today = False  #: it takes part in the day that was started
@@ -51,6 +60,25 @@ class _Book:
     @property
     def next(self) -> int:
         return max(self.done, self.given)
+
+    @property
+    def in_call(self) -> bool:
+        """In a call that a rule has opened, its auction included."""
+        return self.call_ns > 0
+
+    def call_due(self, now_ns: int) -> Phase | None:
+        """The phase that such a call has to go on to now. Behind its auction session times hold again."""
+        if self.phase != Phase.CALL:
+            self.call_ns = 0
+            if self.phases[self.before].matching == TRADE:
+                return self.before
+            following = self.phases[self.phase].following
+            while self.open_steps and self.steps[self.next].phase not in following:
+                self.given = self.next + 1
+        elif not self.suspended and not self.call_given and self.call_ns <= now_ns:
+            self.call_given = True
+            return Phase.CALL_AUCTION
+        return None
 
 
 class Schedule:
@@ -106,13 +134,28 @@ class Schedule:
                 assert isinstance(event, PhaseChanged)
                 book = self._books[event.instrument]
                 book.phase = event.phase
+                if event.phase == Phase.CALL and event.before != Phase.CALL_AUCTION:
+                    book.before = event.before
+                elif event.phase not in (Phase.CALL, Phase.CALL_AUCTION):
+                    book.call_ns = 0
+                if event.before == Phase.CALL_AUCTION and event.phase == book.before:
+                    continue  # back where the call came from: no step of the day
                 for index in range(book.done, len(book.steps)):
                     if book.steps[index].phase == event.phase:
                         book.done = index + 1
                         break
             elif kind is InstrumentListed:
                 assert isinstance(event, InstrumentListed)
-                self._books[event.instrument] = _Book(self._sessions.get(event.profile, ()))
+                phases = PROFILES[event.profile].phases
+                self._books[event.instrument] = _Book(self._sessions.get(event.profile, ()), phases)
+            elif kind is PhaseTimed:
+                assert isinstance(event, PhaseTimed)
+                if event.phase == Phase.CALL:
+                    self._books[event.instrument].call_ns = event.until_ns
+                    self._books[event.instrument].call_given = False
+            elif kind is TradingStateChanged:
+                assert isinstance(event, TradingStateChanged)
+                self._books[event.instrument].suspended = event.suspended
             elif kind is DayStarted:
                 assert isinstance(event, DayStarted)
                 self.trading_date = event.date
@@ -128,14 +171,21 @@ class Schedule:
 
         Commands given are counted as taken, so one that the engine refuses is not given again.
         """
+        calls: list[ExchangeCommand] = []
+        for code, book in self._books.items():
+            phase = book.call_due(now_ns) if book.in_call else None
+            if phase is not None:
+                calls.append(SetPhase(code, phase))
+        if calls:
+            return calls
         commands: list[tuple[int, int, ExchangeCommand]] = []
         for code, book in self._books.items():
-            if not book.open_steps:
+            if not book.open_steps or book.in_call:
                 continue
             step = book.steps[book.next]
             # One step of each book at a time: all books' opening auctions come before any book's Break.
             if self._time_ns(self.trading_date, step.at) <= now_ns:
-                commands.append((step.at, book.next, SetPhase(code, step.phase)))
+                commands.append((step.at, book.next, SetPhase(code, step.phase, self._end_ns(book))))
         if commands:
             first = min(command[:2] for command in commands)
             chosen = [command for at, index, command in commands if (at, index) == first]
@@ -144,7 +194,7 @@ class Schedule:
                 book = self._books[command.instrument]
                 book.given = book.next + 1
             return chosen
-        if any(book.open_steps for book in self._books.values()):
+        if any(book.open_steps or book.in_call for book in self._books.values()):
             return []
         next_date = self._next_date(now_ns)
         if next_date and self._time_ns(next_date, self._day_start) <= now_ns:
@@ -157,12 +207,22 @@ class Schedule:
         times = [
             self._time_ns(self.trading_date, book.steps[book.next].at)
             for book in self._books.values()
-            if book.open_steps
+            if book.open_steps and not book.in_call
+        ]
+        times += [
+            book.call_ns for book in self._books.values() if book.in_call and not book.suspended and not book.call_given
         ]
         if times:
             return min(times)
         next_date = self._next_date(now_ns)
         return self._time_ns(next_date, self._day_start) if next_date else None
+
+    def _end_ns(self, book: _Book) -> int:
+        """When the phase that a book is about to enter is due to end; 0: nobody has said, or it is an instant."""
+        step = book.steps[book.next]
+        if book.next + 1 == len(book.steps) or book.steps[book.next + 1].at <= step.at:
+            return 0
+        return self._time_ns(self.trading_date, book.steps[book.next + 1].at)
 
     @property
     def idle(self) -> bool:

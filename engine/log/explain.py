@@ -14,17 +14,21 @@ from engine.events import (
     Activated,
     Amended,
     AuctionUncrossed,
+    CancelFrozen,
     Cancelled,
     DayStarted,
     Event,
     InstrumentListed,
     InstrumentRebuilt,
     InstrumentSetAside,
+    LargeOrderAlerted,
     PhaseChanged,
     Rejected,
     SelfTradePrevented,
+    TradeBusted,
     Traded,
     TradingStateChanged,
+    VolatilityInterrupted,
 )
 from engine.types import CancelReason, OrderType, Phase, Side, TimeInForce
 
@@ -150,6 +154,8 @@ _WHY_CANCELLED: Final = {
     CancelReason.DISCONNECT: "its member's connection was lost",
     CancelReason.REPLACED: "it was amended to no more than what had already traded",
     CancelReason.LIMITS: "the new day's ticks, limits or rules do not allow it",
+    CancelReason.KILL: "the exchange's operator put the kill switch on",
+    CancelReason.HALT: "the book was halted, and its rule is that a halt voids what is in it",
     CancelReason.INELIGIBLE: "its member, its account or the token itself may not trade any more",
     CancelReason.WINDOW: "a record date, a distribution or a freeze begins, and the book is emptied for it",
     CancelReason.UNFUNDED: "the new day's limits ask for more cash than its account has",
@@ -211,6 +217,27 @@ class OrderLife:
             elif isinstance(event, InstrumentRebuilt):
                 if self._in_its_book(event.instrument):
                     self._add("rebuilt", "the instrument is back, with a book made anew")
+            elif isinstance(event, VolatilityInterrupted):
+                if self._in_its_book(event.instrument):
+                    self._add("volatility", self._interrupted(event))
+            elif isinstance(event, TradeBusted):
+                if self.order_id in (event.buy_order_id, event.sell_order_id):
+                    self._add(
+                        "bust",
+                        f"trade {event.trade_id} of {event.quantity:,} at {self._yen(event.price)} was an error and is "
+                        "void; the order does not come back",
+                    )
+            elif isinstance(event, CancelFrozen):
+                if mine:
+                    self._add("frozen", f"cancels are taken again from {event.until.label} on")
+            elif isinstance(event, LargeOrderAlerted):
+                if mine:
+                    meant = "its member confirmed it" if event.confirmed else "its member did not confirm it"
+                    self._add(
+                        "large",
+                        f"{event.quantity:,} of {event.units_outstanding:,} units are more than the operator lets pass "
+                        f"without a word: {meant}",
+                    )
             elif isinstance(event, AuctionUncrossed):
                 if self._in_its_book(event.instrument):
                     auction = event
@@ -398,6 +425,12 @@ class OrderLife:
             f"price {self._yen(command.price)}" if command.price else "",
         ]
         return ", ".join(wish for wish in wishes if wish) or "no change"
+
+    def _interrupted(self, event: VolatilityInterrupted) -> str:
+        return (
+            f"the next trade would be at {self._yen(event.price)}, outside {self._yen(event.lower)} to "
+            f"{self._yen(event.upper)} around {self._yen(event.reference)}: trading stops and a call follows"
+        )
 
     def _auction(self, event: AuctionUncrossed) -> str:
         if not event.price:

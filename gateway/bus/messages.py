@@ -20,12 +20,16 @@ from engine.events import (
     Activated,
     Amended,
     BalanceChanged,
+    CancelFrozen,
     Cancelled,
+    ConnectionLost,
     Event,
+    KillSwitched,
     MassCancelled,
     OperatorRequested,
     OrderMarked,
     Rejected,
+    RiskLimitsSet,
     SelfTradePrevented,
 )
 from engine.types import OrderType, Side, TimeInForce
@@ -78,6 +82,22 @@ class Fill(Struct, array_like=True, gc=False, tag="fill"):
     settlement_date: int
 
 
+class Bust(Struct, array_like=True, gc=False, tag="bust"):
+    """One side of a trade that was an error and is void, for its owner. The order does not come back."""
+
+    participant: str
+    client_order_id: str
+    order_id: int
+    instrument: str
+    side: Side
+    price: int
+    quantity: int
+    trade_id: int
+    counterparty: str
+    account: str
+    trade_date: int
+
+
 PrivateEvent = (
     Accepted
     | Rejected
@@ -89,6 +109,11 @@ PrivateEvent = (
     | OrderMarked
     | BalanceChanged
     | Fill
+    | Bust
+    | CancelFrozen
+    | KillSwitched
+    | RiskLimitsSet
+    | ConnectionLost
 )
 
 
@@ -288,6 +313,19 @@ class PhaseMessage(Struct, gc=False, tag_field="kind", tag="phase"):
     phase: str  #: START's name, for instance PreOpenNCP
     suspended: bool
     trading_date: int
+    until_ns: int = 0  #: when this phase is due to end; 0: not said
+    v: Literal[1] = 1
+
+
+class TradeBust(Struct, gc=False, tag_field="kind", tag="bust"):
+    """A trade of the tape was an error and is void."""
+
+    n: int
+    time_ns: int
+    trade_id: int
+    price: int
+    quantity: int
+    trade_date: int  #: of the trade: it no longer counts in the volume of that day
     v: Literal[1] = 1
 
 
@@ -317,7 +355,7 @@ class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
     v: Literal[1] = 1
 
 
-MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | Snapshot
+MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | TradeBust | Snapshot
 
 
 class Status(Struct, gc=False, tag_field="kind", tag="status"):

@@ -40,7 +40,7 @@ def outbound(address: str) -> str:
 
 
 def market_data(instrument: str, kind: str) -> str:
-    """``kind`` is one of snapshot (retained), depth, trades, indicative, auction, phase."""
+    """``kind`` is one of snapshot (retained), depth, trades, indicative, auction, phase, bust."""
     return f"{ROOT}/md/{instrument}/{kind}"
 
 

@@ -19,9 +19,18 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.commands import AmendOrder, CancelOrder, MassCancel
-from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
+from engine.events import (
+    Accepted,
+    Amended,
+    CancelFrozen,
+    Cancelled,
+    ConnectionLost,
+    KillSwitched,
+    MassCancelled,
+    Rejected,
+)
 from engine.types import Side, TimeInForce
-from gateway.bus.messages import Fill
+from gateway.bus.messages import Bust, Fill
 from gateway.cli.failure import leave
 from gateway.client import (
     Client,
@@ -135,6 +144,19 @@ def sentence(event: Struct) -> str:
             f"{'in the auction' if event.auction else ''} with {event.counterparty}, {event.open_quantity:,} open, "
             f"settles {event.settlement_date}"
         )
+    if isinstance(event, Bust):
+        return (
+            f"void       {event.client_order_id}: trade {event.trade_id}, {event.quantity:,} {event.instrument} at "
+            f"{event.price:,} with {event.counterparty} on {event.trade_date}, was an error"
+        )
+    if isinstance(event, CancelFrozen):
+        return f"frozen     {event.client_order_id or 'all'}: cancels are taken again from {event.until.label} on"
+    if isinstance(event, KillSwitched):
+        what = f"stopped    by the exchange, {event.count:,} orders cancelled" if event.killed else "free       again"
+        return f"{what}: {event.participant} in {event.instrument or 'every instrument'}"
+    if isinstance(event, ConnectionLost):
+        later = f", in {event.waiting} books after the auction" if event.waiting else ""
+        return f"lost       the connection: {event.count:,} orders cancelled{later}"
     return str(as_dict(event))
 
 

@@ -7,13 +7,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from engine.commands import ExchangeCommand, ListInstrument, SetPhase, StartDay
+from engine.commands import (
+    Command,
+    ExchangeCommand,
+    ListInstrument,
+    NewOrder,
+    ResumeInstrument,
+    SetPhase,
+    StartDay,
+    SuspendInstrument,
+)
 from engine.core import Engine
-from engine.events import AuctionUncrossed
+from engine.events import AuctionUncrossed, Event
 from engine.log import MemoryStorage
-from engine.types import Phase
+from engine.types import Phase, Side
 from gateway import config as settings
 from gateway.bus.memory import MemoryBus
 from gateway.clock import AcceleratedClock, SystemClock
@@ -45,10 +55,10 @@ class Day:
             self.auctions += [(e.instrument, e.phase) for e in events if isinstance(e, AuctionUncrossed)]
 
     def at(self, text: str) -> list[ExchangeCommand]:
-        """Everything given when the clock shows ``text``."""
+        """Everything given when the clock shows ``text``, but for when phases are due to end."""
         given: list[ExchangeCommand] = []
         while due := self.schedule.due(ns(text)):
-            given += due
+            given += [msgspec.structs.replace(c, until_ns=0) if isinstance(c, SetPhase) else c for c in due]
             self.give(*due)
             assert len(given) < 100
         return given
@@ -132,6 +142,82 @@ def test_a_day_whose_sessions_are_over_is_not_begun(caplog: pytest.LogCaptureFix
     assert day.at("2026-11-24T18:00:00") == []
     assert "20261124 was not begun in time" in caplog.text
     assert day.schedule.next_ns(ns("2026-11-24T18:00:00")) == ns("2026-11-25T00:00:00")
+
+
+# --- calls that a rule has opened ------------------------------------------------------------------------------------
+
+REOPENS = {"reopen_call_seconds": 300}
+
+
+class Halted(Day):
+    """A day whose engine's stamps follow the clock, so that calls end by it."""
+
+    def give_at(self, text: str, *commands: Command, member: str = "") -> list[Event]:
+        events: list[Event] = []
+        for command in commands:
+            events += self.engine.apply(command, member, max(ns(text), self.engine.time_ns + 1))
+        self.schedule.fold(events)
+        return events
+
+
+def test_a_phase_is_announced_with_the_time_of_the_next():
+    day = Day(A)
+    day.at("2026-11-24T09:00:00")
+    assert day.schedule.due(ns("2026-11-24T11:29:00")) == [
+        SetPhase("A", Phase.PRE_OPEN_NCP, ns("2026-11-24T11:30:00")),
+    ]
+
+
+def test_a_halt_of_zaraba_ends_in_a_call_and_the_clock_ends_the_call():
+    day = Halted(ListInstrument("C", "CONTINUOUS", rules=REOPENS))
+    day.at("2026-11-24T09:00:00")
+    assert day.phase("C") == Phase.CONTINUOUS
+    day.give_at("2026-11-24T09:30:00", SuspendInstrument("C"), ResumeInstrument("C"))
+
+    assert day.schedule.next_ns(ns("2026-11-24T09:30:01")) // 10**9 == ns("2026-11-24T09:35:00") // 10**9
+    assert day.at("2026-11-24T09:34:59") == []
+    assert day.at("2026-11-24T09:35:01") == [SetPhase("C", Phase.CALL_AUCTION), SetPhase("C", Phase.CONTINUOUS)]
+    assert day.at("2026-11-24T09:40:00") == []
+
+
+def test_a_call_of_a_volatile_book_is_ended_by_the_clock_also_after_a_crash():
+    rules: dict[str, int | str] = {"volatility_band": 100, "volatility_call_seconds": 60, "self_trade": "none"}
+    listed = ListInstrument("C", "CONTINUOUS", reference_price=100, rules=rules)
+    day = Halted(listed)
+    day.at("2026-11-24T09:00:00")
+    day.give_at("2026-11-24T09:30:00", NewOrder("s", "C", Side.SELL, 1, 110), member="alpha")
+    day.give_at("2026-11-24T09:30:00", NewOrder("b", "C", Side.BUY, 1, 110), member="beta")
+    assert day.phase("C") == Phase.CALL
+
+    assert day.at("2026-11-24T09:30:59") == []
+    assert day.at("2026-11-24T09:31:01") == [SetPhase("C", Phase.CALL_AUCTION), SetPhase("C", Phase.CONTINUOUS)]
+    assert day.auctions == [("C", Phase.CALL_AUCTION)]
+
+
+def test_a_halt_before_the_auction_makes_the_book_late_and_it_catches_up():
+    day = Halted(msgspec.structs.replace(A, rules=REOPENS))
+    day.at("2026-11-24T11:29:00")
+    day.give_at("2026-11-24T11:29:30", SuspendInstrument("A"), ResumeInstrument("A"))
+    assert day.phase() == Phase.CALL
+
+    assert day.at("2026-11-24T11:30:00") == []
+    assert day.at("2026-11-24T11:34:31") == [SetPhase("A", Phase.CALL_AUCTION), SetPhase("A", Phase.BREAK)]
+    assert day.at("2026-11-24T12:30:00") == [SetPhase("A", Phase.PRE_CLOSE)]
+    day.at("2026-11-24T14:59:00")
+    day.give_at("2026-11-24T14:59:30", SuspendInstrument("A"), ResumeInstrument("A"))
+    assert day.at("2026-11-24T15:10:00") == [SetPhase("A", Phase.CALL_AUCTION), SetPhase("A", Phase.CLOSED)]
+    assert day.at("2026-11-25T09:00:00") == [StartDay(20261125), SetPhase("A", Phase.PRE_OPEN)]
+
+
+def test_a_call_waits_for_a_halt_to_end():
+    day = Halted(ListInstrument("C", "CONTINUOUS", rules=REOPENS))
+    day.at("2026-11-24T09:00:00")
+    day.give_at("2026-11-24T09:30:00", SuspendInstrument("C"), ResumeInstrument("C"), SuspendInstrument("C"))
+    assert day.at("2026-11-24T09:40:00") == []
+
+    day.give_at("2026-11-24T09:50:00", ResumeInstrument("C"))
+    assert day.at("2026-11-24T09:54:00") == []
+    assert day.at("2026-11-24T09:56:00")[0] == SetPhase("C", Phase.CALL_AUCTION)
 
 
 def test_weekends_and_holidays_have_no_day():

@@ -67,6 +67,7 @@ CHANNELS: dict[str, tuple[str, str, Any]] = {
             ("indicative", messages.Indicative),
             ("auction", messages.AuctionResult),
             ("phase", messages.PhaseMessage),
+            ("bust", messages.TradeBust),
         )
     },
     "operatorIn": (
@@ -109,6 +110,7 @@ OPERATIONS: dict[str, tuple[str, str, int, bool]] = {
     "publishIndicative": ("send", "marketDataIndicative", 0, False),
     "publishAuction": ("send", "marketDataAuction", 0, False),
     "publishPhase": ("send", "marketDataPhase", 0, False),
+    "publishBust": ("send", "marketDataBust", 0, False),
     "announceStatus": ("send", "status", 1, True),
 }
 
