@@ -55,6 +55,7 @@ from engine.commands import (
     BustTrade,
     CancelOrder,
     Command,
+    Deposit,
     Disconnected,
     ExchangeCommand,
     Kill,
@@ -77,6 +78,7 @@ from engine.commands import (
     SetTickTable,
     StartDay,
     SuspendInstrument,
+    Withdraw,
 )
 from engine.events import (
     Accepted,
@@ -96,8 +98,9 @@ from engine.events import (
     TradingStateChanged,
 )
 from engine.faults import InvariantBroken
+from engine.funding import Balance, Funding
 from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode, spell
-from engine.market import ASIDE, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
+from engine.market import ASIDE, FUNDED, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
 from engine.matching.auction import Plan
 from engine.matching.book import (
     BUY,
@@ -176,6 +179,8 @@ class Engine(Protection):
         self._fast: Final = (book or DEFAULT_BOOK) == FAST
         self._reference: Final = ReferenceData()
         self._operators: Final = Operators()
+        self._funding: Final = Funding(self._orders, self._instruments, self._identities)
+        self._funded: bool = False  #: whether some instrument is pre-funded
         #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
         self._rows_digests: Final[dict[int, bytes]] = {}
 
@@ -209,6 +214,8 @@ class Engine(Protection):
                 self._mass_cancel(command, member, events)
         else:
             self._exchange(command, participant, events)
+        if self._funded:
+            self._funding.fold(events, self._by_code)
         return events
 
     def _exchange(self, command: Command, participant: str, events: list[Event]) -> None:
@@ -225,7 +232,9 @@ class Engine(Protection):
             | Kill
             | Restore
             | SetRiskLimits
-            | RebuildInstrument,
+            | RebuildInstrument
+            | Deposit
+            | Withdraw,
         ):
             instrument = command.instrument if is_code(command.instrument) else ""
         elif isinstance(command, OperatorRequest | OperatorConfirm | OperatorDecline):
@@ -270,6 +279,8 @@ class Engine(Protection):
             refusal = self._bust(command, events)
         elif isinstance(command, RebuildInstrument):
             refusal = self._rebuild(command, events)
+        elif isinstance(command, Deposit | Withdraw):
+            refusal = self._funding.book(command, self._by_code, events)
         else:
             text = f"Expected a command that this build knows, got {type(command).__name__}"
             refusal = Refusal(Reason.NOT_OFFERED, text)
@@ -397,18 +408,23 @@ class Engine(Protection):
         instrument = self._by_code.get(command.instrument)
         refusal = self._check_new(command, instrument, member)
         if refusal is None and instrument is not None and (member.guards or instrument.guards):
-            refusal = self._guard(
-                member,
-                instrument,
-                command.client_order_id,
-                command.side,
-                command.quantity,
-                command.price,
-                command.stop_price,
-                command.confirmed,
-                True,
-                events,
-            )
+            if instrument.guards & FUNDED:
+                refusal = self._funding.check(
+                    instrument, member.name, command.account, command.side, command.price, command.quantity
+                )
+            if refusal is None:
+                refusal = self._guard(
+                    member,
+                    instrument,
+                    command.client_order_id,
+                    command.side,
+                    command.quantity,
+                    command.price,
+                    command.stop_price,
+                    command.confirmed,
+                    True,
+                    events,
+                )
         if refusal is not None or instrument is None:
             assert refusal is not None
             code = instrument.code if instrument is not None else ""
@@ -635,18 +651,21 @@ class Engine(Protection):
             ):
                 # An order that is refused here stays: it is not the amend that is wrong, but what it would come to.
                 options = self._options.get(order)
-                refusal = self._guard(
-                    member,
-                    instrument,
-                    command.request_id,
-                    table.side(order),
-                    quantity,
-                    price,
-                    options.stop_price if options is not None else 0,
-                    command.confirmed,
-                    False,
-                    events,
-                )
+                if instrument.guards & FUNDED:
+                    refusal = self._funding.check_amend(order, instrument, price, quantity - filled)
+                if refusal is None:
+                    refusal = self._guard(
+                        member,
+                        instrument,
+                        command.request_id,
+                        table.side(order),
+                        quantity,
+                        price,
+                        options.stop_price if options is not None else 0,
+                        command.confirmed,
+                        False,
+                        events,
+                    )
         if ends:
             self._release(order, events)
             event = self._cancelled(order, CancelReason.REPLACED, command.request_id, False)
@@ -906,6 +925,7 @@ class Engine(Protection):
         )
         self._instruments.append(instrument)
         self._by_code[command.instrument] = instrument
+        self._funded = self._funded or rules.funding != 0
         self._set_guards()
         events.append(
             InstrumentListed(
@@ -961,7 +981,8 @@ class Engine(Protection):
     def _revalidate(self, instrument: Instrument, events: list[Event]) -> None:
         """Orders that rested overnight must be valid today (market-rules 7)."""
         table = self._orders
-        for order in sorted(self._open_orders(instrument)):
+        orders = sorted(self._open_orders(instrument))
+        for order in orders:
             price = table.price[order]
             options = self._options.get(order)
             stop_price = options.stop_price if options is not None and table.state[order] == WAITING else 0
@@ -974,6 +995,9 @@ class Engine(Protection):
                 self._withdraw(order, CancelReason.EXPIRED, "", events)
             elif off or (stop_price and not instrument.ticks.is_valid(stop_price)):
                 self._withdraw(order, CancelReason.LIMITS, "", events)
+        if instrument.guards & FUNDED:
+            for order in self._funding.lock_anew(orders, instrument):
+                self._withdraw(order, CancelReason.UNFUNDED, "", events)
 
     def _set_reference(self, command: SetReferencePrice, events: list[Event]) -> Refusal | None:
         instrument = self._by_code.get(command.instrument)
@@ -1266,6 +1290,10 @@ class Engine(Protection):
             return []
         return [self.order(order) for order in member.open_orders(self._orders)]
 
+    def balance(self, participant: str, account: str = "", instrument: str = "") -> Balance:
+        """What an account has of an instrument's units, or in yen (""), for pre-funded instruments to count on."""
+        return self._funding.balance(participant, account, instrument)
+
     def queue(self, code: str, side: Side) -> list[int]:
         """The numbers of the orders on one side of a book, in matching priority."""
         return self._queue(self._known(code), side)
@@ -1301,6 +1329,8 @@ class Engine(Protection):
             digest.update(encode(operators))
         for part in self._protection_digests():
             digest.update(part)
+        for held in self._funding.key():
+            digest.update(encode(held))
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:
@@ -1373,3 +1403,5 @@ class Engine(Protection):
         if len(known) != len(resting) or not resting.issuperset(known):
             raise InvariantBroken("The members know of other open orders than the books")
         self._check_protection()
+        if self._funded:
+            self._funding.verify([(order, self._instruments[table.instrument(order)]) for order in sorted(resting)])

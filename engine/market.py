@@ -162,7 +162,7 @@ class Instrument:
         self.code: Final = code
         self.rules: Final = rules
         self.book: Book = book  #: another one after ``RebuildInstrument``
-        self.guards: int = 0  #: a mask of ``PROTECTED`` …
+        self.guards: int = FUNDED if rules.funding else 0  #: a mask of ``PROTECTED`` …
         self.set_aside: bool = False  #: its book contradicts itself, see ``engine/rebuild.py``
         self.frozen: bool = False  #: and its queues cannot be trusted
         self.lot: Final = lot

@@ -25,6 +25,7 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
 ``self_trade``                  ``none``, ``cancel_newest`` …   ``SELF_TRADE_MODES``; an order may name another one
 ``self_trade_group``            ``participant``, ``account``    who must not trade with itself; no account: no group
 ``qty_up_keeps_priority``       0, 1                            1: more quantity at the same price keeps the place
+``funding``                     ``off``, ``cash`` …             what orders lock, ``FUNDING``; see ``engine/funding.py``
 ``market_rests``                0, 1                            1: the rest of a market order stays in the book
 ``mtl_needs_limit``             1, 0                            0: market-to-limit is taken without an opposite limit
 ``iceberg_entry``               ``fresh_peak``                  after trading on entry a whole peak shows
@@ -148,6 +149,17 @@ SELF_TRADE_MODES: Final[dict[int | str, SelfTrade]] = {
 
 _UP_TO_A_DAY: Final = range(86_400 + 1)
 
+# What has to be there before an order is taken, as a mask.
+FUNDS_CASH: Final = 1  #: yen, for buys
+FUNDS_UNITS: Final = 2  #: units, for sells
+#: The same by the name of the parameter's value.
+FUNDING: Final[dict[int | str, int]] = {
+    "off": 0,
+    "cash": FUNDS_CASH,
+    "units": FUNDS_UNITS,
+    "both": FUNDS_CASH | FUNDS_UNITS,
+}
+
 #: Every parameter and its allowed values.
 CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "auction_price": PRICE_RULES,
@@ -163,6 +175,7 @@ CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "self_trade": tuple(SELF_TRADE_MODES),
     "self_trade_group": ("participant", "account"),
     "qty_up_keeps_priority": (0, 1),
+    "funding": tuple(FUNDING),
     "market_rests": (0, 1),
     "mtl_needs_limit": (1, 0),
     "iceberg_entry": ("fresh_peak", "rest_of_peak"),
@@ -184,6 +197,7 @@ _COMMON: Final[dict[str, int | str]] = {
     "self_trade": "none",
     "self_trade_group": "participant",
     "qty_up_keeps_priority": 0,
+    "funding": "off",
 }
 
 #: START's eight states in their order (market-rules 1). A call outside the two follows a halt that dropped an auction.
@@ -277,8 +291,13 @@ class Rules:
                 )
                 raise ValueError(f"Expected {expected}, got {value!r} - at `$.rules.{name}`")
             settings[name] = value
+        if settings.get("market_rests") == 1 and FUNDING[settings["funding"]] & FUNDS_CASH:
+            # It trades at the last price, and nothing bounds that.
+            text = "Expected no market orders that rest where cash is pre-funded, got 1"
+            raise ValueError(f"{text} - at `$.rules.market_rests`")
         self.profile: Final = profile
         self.settings: Final = settings
+        self.funding: Final = FUNDING[settings["funding"]]
         self.phases: Final = dict(profile.phases)
         if settings.get("break_new") == 1:
             rest = self.phases[Phase.BREAK]

@@ -20,6 +20,7 @@ from engine.commands import (
     AmendOrder,
     CancelOrder,
     Command,
+    Deposit,
     ListInstrument,
     MassCancel,
     NewOrder,
@@ -31,12 +32,14 @@ from engine.commands import (
     SetTickTable,
     StartDay,
     SuspendInstrument,
+    Withdraw,
 )
 from engine.events import (
     Accepted,
     Activated,
     Amended,
     AuctionUncrossed,
+    BalanceChanged,
     Cancelled,
     DayLimitsSet,
     DayStarted,
@@ -147,6 +150,7 @@ class Order:
         self.last_day = new.expire_date
         self.waiting = waiting
         self.gone = False
+        self.bound = book.upper  #: what a unit of it can cost at most, where it names no limit
         self.turn = 0  #: place in the queue: less is earlier
         self.asked = 0  #: sequence of the command that gave it its terms
 
@@ -245,6 +249,8 @@ class Model:
         self.trades = 0
         self.date = 0
         self.calendar: SetCalendar | None = None
+        self.funds: dict[tuple[str, str, str], int] = {}  #: by instrument ("": yen), member, account
+        self.references: set[str] = set()
         self.tick_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {"one": [(1, [(0, 1)])]}
         self.limit_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {}
 
@@ -325,6 +331,7 @@ class Model:
                 resting = self.side(book, BUY if new.side == SELL else SELL)
                 need(resting and resting[0].price, Reason.NO_OPPOSITE_LIMIT)
             self.check_counterparties(order, order.price, order.open)
+        self.check_funds(order, order.price, order.open)
         order.asked = self.sequence
         self.orders.append(order)
         answer = Accepted(
@@ -388,6 +395,49 @@ class Model:
         if not (at_once and not book.upper):
             need((max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX, Reason.VALUE_TOO_LARGE)
 
+    def check_funds(self, order: Order, price: int, quantity: int) -> None:
+        """Whether the account can have this order open: with what it has, less what its other orders have locked."""
+        funding = order.book.rules.get("funding", "off")
+        code = order.book.code if order.side == SELL else ""
+        if funding == "off" or funding == ("cash" if order.side == SELL else "units"):
+            return
+        need(order.side == SELL or price or order.bound, Reason.NO_PRICE_BOUND)
+        wanted = quantity if order.side == SELL else quantity * (price or order.bound)
+        free = self.funds.get((code, order.member, order.account), 0)
+        free -= self.locked(code, order.member, order.account, order)
+        need(wanted <= free, Reason.INSUFFICIENT_UNITS if code else Reason.INSUFFICIENT_CASH)
+
+    def locked(self, code: str, member: str, account: str, apart_from: Order | None = None) -> int:
+        """Yen or units that the open orders of an account have locked."""
+        total = 0
+        for order in self.orders:
+            if not order.alive or order is apart_from or (order.member, order.account) != (member, account):
+                continue
+            funding = order.book.rules.get("funding", "off")
+            if order.side == BUY and code == "" and funding in ("cash", "both"):
+                total += order.open * (order.price or order.bound)
+            if order.side == SELL and code == order.book.code and funding in ("units", "both"):
+                total += order.open
+        return total
+
+    def book_funds(self, command: Deposit | Withdraw) -> list[Event]:
+        need(command.reference not in self.references, Reason.ALREADY_BOOKED)
+        if command.instrument:
+            need(command.instrument in self.books, Reason.UNKNOWN_INSTRUMENT)
+            need(self.books[command.instrument].rules.get("funding") in ("units", "both"), Reason.NOT_OFFERED)
+        need(command.quantity, Reason.BAD_QUANTITY)
+        place = command.instrument, command.participant, command.account
+        before, locked = self.funds.get(place, 0), self.locked(*place)
+        quantity = command.quantity
+        if isinstance(command, Withdraw):
+            short = Reason.INSUFFICIENT_UNITS if command.instrument else Reason.INSUFFICIENT_CASH
+            need(quantity <= before - locked, short)
+            quantity = -quantity
+        self.references.add(command.reference)
+        self.funds[place] = before + quantity
+        name = command.participant, command.account, command.instrument
+        return [BalanceChanged(*name, quantity, before + quantity, locked, command.reference)]
+
     def cancel(self, cancel: CancelOrder, member: str) -> tuple[Event, list[Event]]:
         order = self.open_order(member, cancel.client_order_id)
         need(order.book.rule.cancel, Reason.WRONG_PHASE)
@@ -426,6 +476,8 @@ class Model:
             if refused.reason == Reason.NO_CHANGE or mode == "keep" or (mode == "cancel_filled" and total > filled):
                 raise
             ends = True
+        if not ends and (price != order.price or total > order.total):
+            self.check_funds(order, price, total - filled)
         if ends:
             shown = self.show_whole(order)
             answer: Event = self.withdraw(order, CancelReason.REPLACED, amend.request_id)
@@ -675,6 +727,13 @@ class Model:
         self.trades += 1
         buy.open -= quantity
         sell.open -= quantity
+        funding = book.rules.get("funding", "off")
+        for order, sign in ((buy, 1), (sell, -1)):
+            place = order.member, order.account
+            if funding in ("cash", "both"):
+                self.funds["", *place] = self.funds.get(("", *place), 0) - sign * price * quantity
+            if funding in ("units", "both"):
+                self.funds[book.code, *place] = self.funds.get((book.code, *place), 0) + sign * quantity
         return Traded(
             self.trades,
             book.code,
@@ -939,6 +998,8 @@ class Model:
             rows = [(row.below, row.width) for row in command.rows]
             self.limit_tables.setdefault(command.table, []).append((command.effective, rows))
             return [ReferenceDataSet("limit_table", command.table, command.effective)]
+        if isinstance(command, Deposit | Withdraw):
+            return self.book_funds(command)
         assert isinstance(command, SetPhase | SetReferencePrice | SuspendInstrument | ResumeInstrument)
         need(command.instrument in self.books, Reason.UNKNOWN_INSTRUMENT)
         book = self.books[command.instrument]
@@ -1023,6 +1084,15 @@ class Model:
                     events += self.leave(order, CancelReason.EXPIRED)
                 elif off or (order.waiting and order.stop_price and not on_grid(book.ticks, order.stop_price)):
                     events += self.leave(order, CancelReason.LIMITS)
+            unbounded = [order for order in self.alive(book) if order.side == BUY and not order.price]
+            for order in unbounded:
+                order.bound = 0
+            for order in unbounded:
+                order.bound = book.upper
+                try:
+                    self.check_funds(order, 0, order.open)
+                except Refused:
+                    events += self.leave(order, CancelReason.UNFUNDED)
         return events
 
     def table(self, versions: list[tuple[int, list[tuple[int, int]]]]) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ from engine.commands import (
     AmendOrder,
     CancelOrder,
     Command,
+    Deposit,
     LimitRow,
     ListInstrument,
     MassCancel,
@@ -45,9 +46,11 @@ from engine.commands import (
     StartDay,
     SuspendInstrument,
     TickRow,
+    Withdraw,
 )
 from engine.core import FAST, REFERENCE, Engine
 from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChanged, Event, Rejected, Traded
+from engine.funding import Funding
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
 from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
@@ -135,6 +138,7 @@ deviations = st.fixed_dictionaries(
         "self_trade": st.sampled_from([mode.name.lower() for mode in SelfTrade if mode != SelfTrade.DEFAULT]),
         "self_trade_group": st.sampled_from(["participant", "account"]),
         "qty_up_keeps_priority": st.sampled_from([0, 1]),
+        "funding": st.sampled_from(["off", "off", "cash", "units", "both"]),
     },
 )
 variants = st.fixed_dictionaries(
@@ -253,9 +257,17 @@ class MarketMachine(RuleBasedStateMachine):
         self.send(SetTickTable("steps", 0, [TickRow(0, 1), TickRow(100, 5)]))
         self.send(SetLimitTable("near", 0, [LimitRow(100, 4), LimitRow(0, 8)]))
         shared = {"lot": lot, "tick_table": tick_table, "limit_table": limit_table, "reference_price": reference}
+        if variant.get("market_rests") and zaraba.get("funding") in ("cash", "both"):
+            zaraba = {**zaraba, "funding": "units"}
         self.send(ListInstrument(CALLS, **shared, rules=calls))
         self.send(ListInstrument(ZARABA, "CONTINUOUS", **shared, settlement_days=0, rules={**zaraba, **variant}))
         self.lot = lot
+        for member in MEMBERS:
+            for account, share in (("", 4), ("a", 12)):
+                self.send(Deposit(self.new_id(), member, account, share * 400 * lot))
+                for code, rules in ((CALLS, calls), (ZARABA, zaraba)):
+                    if rules.get("funding") in ("units", "both"):
+                        self.send(Deposit(self.new_id(), member, account, share * lot, code))
         self.start_next_day()
 
     def start_next_day(self) -> None:
@@ -286,7 +298,12 @@ class MarketMachine(RuleBasedStateMachine):
         following = self.model.books[code].rule.following
         self.send(SetPhase(code, following[min(which, len(following) - 1)]))
 
-    @rule(what=st.sampled_from(["suspend", "resume", "reference", "tables", "day", "day", "impossible"]), deed=deeds)
+    @rule(
+        what=st.sampled_from(
+            ["suspend", "resume", "reference", "tables", "day", "day", "impossible", "funds", "funds"]
+        ),
+        deed=deeds,
+    )
     def the_exchange_acts(self, what: str, deed: Deed) -> None:
         code = (CALLS, ZARABA)[deed.pick % 2]
         if what == "suspend":
@@ -295,6 +312,12 @@ class MarketMachine(RuleBasedStateMachine):
             self.send(ResumeInstrument(code))
         elif what == "reference":
             self.send(SetReferencePrice(code, deed.price))
+        elif what == "funds":
+            kind = (Deposit, Withdraw, Withdraw)[deed.pick % 3]
+            where = ("", code)[deed.pick // 3 % 2]
+            quantity = deed.lots * (self.lot if where else 300 * self.lot) - deed.pick % 7 // 6
+            name = self.new_id() if deed.lots < 5 else "o-1"
+            self.send(kind(name, deed.member, ("", "a")[deed.pick // 6 % 2], quantity, where))
         elif what == "day":
             self.end_the_day_and_start_the_next()
         elif what == "tables":
@@ -452,6 +475,15 @@ class MarketMachine(RuleBasedStateMachine):
             ]
 
     @invariant()
+    def balances_are_the_same(self) -> None:
+        for code in ("", CALLS, ZARABA):
+            for member in MEMBERS:
+                for account in ("", "a"):
+                    place = code, member, account
+                    got = self.engine.balance(member, account, code)
+                    assert (got.total, got.locked) == (self.model.funds.get(place, 0), self.model.locked(*place))
+
+    @invariant()
     def every_quantity_is_open_traded_or_cancelled(self) -> None:
         for order, total in self.total.items():
             accounted = self.engine.order(order).open_quantity + self.traded.get(order, 0)
@@ -562,6 +594,26 @@ def _a_trade_triggers_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_reached", lambda self, instrument, price: None)
 
 
+def _what_is_cancelled_stays_locked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fold(self: Funding, events: list[Event], by_code: Any) -> None:
+        honest(self, [event for event in events if not isinstance(event, Cancelled)], by_code)
+
+    honest = Funding.fold
+    monkeypatch.setattr(Funding, "fold", fold)
+
+
+def _a_market_order_locks_its_reference_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    def need(self: Funding, order: int, instrument: Any) -> int:
+        upper, instrument.upper = instrument.upper, instrument.reference
+        try:
+            return honest(self, order, instrument)
+        finally:
+            instrument.upper = upper
+
+    honest = Funding._need
+    monkeypatch.setattr(Funding, "_need", need)
+
+
 @pytest.mark.skipif(getattr(engine, "BACKEND", "interpreted") == "compiled", reason="compiled code cannot be patched")
 @pytest.mark.parametrize(
     "break_a_rule",
@@ -577,6 +629,8 @@ def _a_trade_triggers_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
         _own_orders_trade_with_one_another,
         _a_fresh_peak_keeps_its_place,
         _a_trade_triggers_no_stop,
+        _what_is_cancelled_stays_locked,
+        _a_market_order_locks_its_reference_price,
     ],
 )
 def test_machine_notices_a_broken_rule(

@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (4, "cfe3e02c9ae8d3ac9df2d40643bc33569f22fe233ef20b05d31cfbafb05161c7"),
-    "both-profiles.log": (4, "54422978837d1199047ecbe23d155587bd7809c94727182a21bd24183a5c67e2"),
+    "start-day.log": (5, "0a10f8ca5c98bc412eb7ae77d7e449f2f22d4399df16edc0a419fdb81c338c37"),
+    "both-profiles.log": (5, "0239a8832967b2f05329dc422d52fbaaf402b62e6ec117bc6ef063b3df1c4d09"),
 }
 
 
