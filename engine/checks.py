@@ -24,6 +24,7 @@ from engine.commands import PARTICIPANT_PATTERN
 from engine.market import Instrument
 from engine.matching.book import BUY, SELL
 from engine.profiles import (
+    FUNARI,
     GTD,
     ICEBERG,
     IMMEDIATE,
@@ -205,9 +206,9 @@ def check_words(command: OrderTicket) -> Refusal | None:
     order_type: int = command.order_type
     validity: int = command.time_in_force
     mode: int = command.self_trade
-    if 0 <= side <= 1 and 0 <= order_type <= 4 and 0 <= validity <= 7 and 0 <= mode <= 6:
+    if 0 <= side <= 1 and 0 <= order_type <= 5 and 0 <= validity <= 7 and 0 <= mode <= 6:
         return None
-    words = (("side", side, 1), ("order_type", order_type, 4), ("time_in_force", validity, 7), ("self_trade", mode, 6))
+    words = (("side", side, 1), ("order_type", order_type, 5), ("time_in_force", validity, 7), ("self_trade", mode, 6))
     name, value, last = next(word for word in words if not 0 <= word[1] <= word[2])
     return Refusal(Reason.NOT_OFFERED, f"Expected a {name} from 0 to {last}, got {number(value)} - at `$.{name}`")
 
@@ -344,6 +345,13 @@ def check_options(command: OrderTicket, instrument: Instrument, today: int) -> R
         if not 1 <= command.minimum_quantity <= command.quantity:
             text = f"Expected a minimum from 1 to {command.quantity}, got {number(command.minimum_quantity)}"
             return Refusal(Reason.BAD_QUANTITY, f"{text} - at `$.minimum_quantity`")
+    if order_type == OrderType.IMBALANCE_ONLY and (validity & IMMEDIATE or command.display_quantity):
+        text = "Expected an imbalance-only order that waits for an auction, all of it shown to nobody, got"
+        what = "a display quantity" if command.display_quantity else TimeInForce(command.time_in_force).name
+        return Refusal(Reason.NOT_OFFERED, f"{text} {what} - at `$.order_type`")
+    if validity == FUNARI and order_type != OrderType.LIMIT:
+        text = f"Expected FUNARI with a limit, which it has until the close, got {order_type.name}"
+        return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.time_in_force`")
     if command.post_only and (order_type != OrderType.LIMIT or validity & IMMEDIATE):
         text = "Expected post-only with a limit order that may rest, got"
         name = f"{order_type.name} {TimeInForce(command.time_in_force).name}"

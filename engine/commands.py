@@ -138,6 +138,14 @@ class SetLimitTable(_Command, tag="set_limit_table"):
     rows: list[LimitRow]
 
 
+class SetQuoteTable(_Command, tag="set_quote_table"):
+    """Special-quote widths for last prices below ``below`` (market-rules 5.3)."""
+
+    table: str
+    effective: Date
+    rows: list[LimitRow]
+
+
 class SetCalendar(_Command, tag="set_calendar"):
     """Business days are weekdays that are not in ``holidays``; dates outside first..last are refused, never guessed."""
 
@@ -150,7 +158,7 @@ class ListInstrument(_Command, tag="list"):
     """Bring an instrument to the market. It trades from the next ``StartDay`` on."""
 
     instrument: InstrumentCode
-    profile: str = "START"  #: START, CONTINUOUS (later TSE_HYBRID)
+    profile: str = "START"  #: START, TSE_HYBRID, CONTINUOUS, N_CALLS
     reference_price: Price = 0  #: 0: none yet
     lot: Quantity = 1
     price_decimals: Annotated[int, Meta(ge=0, le=8)] = 0  #: a price unit is 10**-price_decimals yen
@@ -174,6 +182,7 @@ class SetPhase(_Command, tag="phase"):
     instrument: InstrumentCode
     phase: Phase
     until_ns: Time = 0  #: when this phase is due to end; refusals of cancels name it
+    delay_ms: Count = 0  #: a random end: how much later than the timetable the phase begins, as the gateway drew it
 
 
 class SetReferencePrice(_Command, tag="reference"):
@@ -189,6 +198,12 @@ class SuspendInstrument(_Command, tag="suspend"):
 
 class ResumeInstrument(_Command, tag="resume"):
     """START's `T`. Where the rule ``reopen_call_seconds`` says so, a call re-opens the book (market-rules 7)."""
+
+    instrument: InstrumentCode
+
+
+class RenewQuote(_Command, tag="renew_quote"):
+    """The time of a book's special or sequential trade quote has passed (market-rules 6). Refused before it has."""
 
     instrument: InstrumentCode
 
@@ -331,6 +346,7 @@ MemberCommand = NewOrder | CancelOrder | AmendOrder | MassCancel
 ExchangeCommand = (
     SetTickTable
     | SetLimitTable
+    | SetQuoteTable
     | SetCalendar
     | ListInstrument
     | StartDay
@@ -351,6 +367,7 @@ ExchangeCommand = (
     | SetWindow
     | Deposit
     | Withdraw
+    | RenewQuote
 )
 
 

@@ -68,11 +68,13 @@ from engine.commands import (
     OperatorDecline,
     OperatorRequest,
     RebuildInstrument,
+    RenewQuote,
     Restore,
     ResumeInstrument,
     SetCalendar,
     SetLimitTable,
     SetPhase,
+    SetQuoteTable,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
@@ -84,7 +86,6 @@ from engine.events import (
     Accepted,
     Amended,
     CancelFrozen,
-    DayLimitsSet,
     DayStarted,
     Event,
     InstrumentListed,
@@ -117,6 +118,7 @@ from engine.operators import Operators
 from engine.profiles import (
     AUCTION,
     DAY,
+    FUNARI,
     GTD,
     IMMEDIATE,
     OVERNIGHT,
@@ -127,10 +129,10 @@ from engine.profiles import (
     UNPRICED,
     Rules,
 )
-from engine.protection import Protection
+from engine.quotes import NOBODY, Quoting
 from engine.rebuild import doubt, fill_anew
 from engine.reference_data import DayPlan, ReferenceData
-from engine.tables import TICK_TABLES, LimitTable, TickTable
+from engine.tables import TICK_TABLES, TickTable
 from engine.ticket import MARKET_ORDER, SELF_TRADE_REJECT, OrderTicket
 from engine.trading import SECOND_NS
 from engine.types import (
@@ -165,7 +167,7 @@ BOOKS: Final = (REFERENCE, FAST)
 DEFAULT_BOOK: Final = FAST if CHOSEN == COMPILED else REFERENCE
 
 
-class Engine(Protection):
+class Engine(Quoting):
     """A market. Feed it commands, read the events; ask it anything in between.
 
     ``apply`` is the only way to change it. Queries raise ``KeyError`` for an instrument or order that does not exist.
@@ -214,6 +216,8 @@ class Engine(Protection):
                 self._mass_cancel(command, member, events)
         else:
             self._exchange(command, participant, events)
+        if self._quoted:
+            self._review_quotes(events)
         if self._funded:
             self._funding.fold(events, self._by_code)
         return events
@@ -234,7 +238,8 @@ class Engine(Protection):
             | SetRiskLimits
             | RebuildInstrument
             | Deposit
-            | Withdraw,
+            | Withdraw
+            | RenewQuote,
         ):
             instrument = command.instrument if is_code(command.instrument) else ""
         elif isinstance(command, OperatorRequest | OperatorConfirm | OperatorDecline):
@@ -259,6 +264,10 @@ class Engine(Protection):
             refusal = self._reference.set_tick_table(command, events)
         elif isinstance(command, SetLimitTable):
             refusal = self._reference.set_limit_table(command, events)
+        elif isinstance(command, SetQuoteTable):
+            refusal = self._reference.set_quote_table(command, events)
+        elif isinstance(command, RenewQuote):
+            refusal = self._renew_quote(command.instrument, self._by_code.get(command.instrument), events)
         elif isinstance(command, SetCalendar):
             refusal = self._reference.set_calendar(command, events)
         elif isinstance(command, SetReferencePrice):
@@ -433,6 +442,7 @@ class Engine(Protection):
         validity = 1 << command.time_in_force
         rules = instrument.phase_rules
         waiting = rules.waits & validity != 0
+        imbalance = False
         options: Options | None = None
         if command.special:
             options = Options(
@@ -446,6 +456,9 @@ class Engine(Protection):
             )
             if options.stop_price and not self._is_through(instrument, command.side, options.stop_price):
                 waiting = True
+            imbalance = command.order_type == OrderType.IMBALANCE_ONLY
+        takes_part = not waiting
+        waiting = waiting or imbalance
         terms = pack_terms(command.side, command.order_type, command.time_in_force, instrument.index, member.index)
         order = self._orders.append(
             terms, command.price, command.quantity, self.sequence, command.client_order_id, command.account
@@ -464,6 +477,8 @@ class Engine(Protection):
                 return
         if waiting:
             self._orders.state[order] = WAITING
+            if imbalance:
+                instrument.imbalance[order] = takes_part
             return
         entered = len(events)
         try:
@@ -519,15 +534,22 @@ class Engine(Protection):
         unpriced = 1 << command.order_type & UNPRICED != 0
         at_once = command.order_type == MARKET_ORDER and rules.matching == TRADE
         at_once = at_once and not instrument.suspended and not instrument.rules.market_rests
+        at_once = at_once and instrument.widths is None
         refusal = check_price(command.price, command.quantity, unpriced, instrument, at_once)
         if refusal is not None:
             return refusal
-        if command.special or validity & GTD:
+        if validity & FUNARI:  # it is a market order at the close, and may be worth as much
+            refusal = check_price(0, command.quantity, True, instrument)
+            if refusal is not None:
+                return refusal
+        if command.special or validity & (GTD | FUNARI):
             refusal = check_options(command, instrument, self.date)
             if refusal is not None:
                 return refusal
             if command.stop_price and not self._is_through(instrument, command.side, command.stop_price):
                 return None  # how it stands with the book is asked when it gets there
+            if command.order_type == OrderType.IMBALANCE_ONLY:
+                return None  # it never gets there
         mode = command.self_trade or instrument.rules.self_trade
         if command.special or mode == SELF_TRADE_REJECT:
             if command.order_type == OrderType.MARKET_TO_LIMIT:
@@ -566,7 +588,7 @@ class Engine(Protection):
         account: str,
     ) -> Refusal | None:
         """What an order may not meet when it comes to the book, where orders trade at once."""
-        if instrument.phase_rules.matching != TRADE or instrument.suspended:
+        if instrument.phase_rules.matching != TRADE or instrument.suspended or instrument.quote is not None:
             return None
         if post_only:
             best = instrument.book.best(side ^ 1)
@@ -687,6 +709,8 @@ class Engine(Protection):
             return Refusal(Reason.BAD_QUANTITY, text)
         # A market-to-limit order that has its limit is a limit order; a stop without one stays without.
         refusal = check_price(price, quantity, table.price[order] == 0, instrument)
+        if refusal is None and table.validity(order) == TimeInForce.FUNARI:
+            refusal = check_price(0, quantity, True, instrument)
         if refusal is not None:
             return refusal
         if quantity == table.quantity[order] and price == table.price[order]:
@@ -908,6 +932,9 @@ class Engine(Protection):
             rules = Rules(PROFILES[command.profile], command.rules)
         except ValueError as error:
             return Refusal(Reason.BAD_REFERENCE_DATA, str(error))
+        text = self._reference.wrong_in_rules(rules)
+        if text:
+            return Refusal(Reason.BAD_REFERENCE_DATA, text)
         instrument = Instrument(
             len(self._instruments),
             command.instrument,
@@ -959,24 +986,16 @@ class Engine(Protection):
             instrument.day = date
             instrument.settlement_date = plan.settlement_dates[i]
             instrument.ticks = plan.ticks[i]
-            self._set_limits(instrument, plan.limits[i], events)
+            instrument.limits = plan.limits[i]
+            instrument.widths = plan.widths[i]
+            instrument.run_base = 0
+            instrument.moved = False
+            instrument.pressed = 0
+            instrument.reference = instrument.ticks.nearest(instrument.reference)
+            self._set_limits(instrument, instrument.reference, events)
+            instrument.book.set_step(instrument.ticks.step(instrument.lower, instrument.upper))
             self._revalidate(instrument, events)
         return None
-
-    def _set_limits(self, instrument: Instrument, limits: LimitTable | None, events: list[Event]) -> None:
-        """The day's base price, on the day's grid, and its limits, rounded inwards (market-rules 2 and 5)."""
-        ticks = instrument.ticks
-        base = ticks.nearest(instrument.reference)
-        instrument.base = base
-        instrument.reference = base
-        instrument.lower = 0
-        instrument.upper = 0
-        if base and limits is not None:
-            width = limits.width(base)
-            instrument.lower = ticks.ceil(max(base - width, 1))
-            instrument.upper = ticks.floor(min(base + width, PRICE_MAX))
-        instrument.book.set_step(ticks.step(instrument.lower, instrument.upper))
-        events.append(DayLimitsSet(instrument.code, base, instrument.lower, instrument.upper))
 
     def _revalidate(self, instrument: Instrument, events: list[Event]) -> None:
         """Orders that rested overnight must be valid today (market-rules 7)."""
@@ -1024,6 +1043,7 @@ class Engine(Protection):
         instrument.suspended = True
         instrument.dropped = instrument.dropped or instrument.phase_rules.is_frozen
         events.append(TradingStateChanged(instrument.code, True))
+        self._interrupt_quote(instrument, events)
         if instrument.rules.purges_in_halt:
             for order in self._open_of("", instrument.code):
                 self._withdraw(order, CancelReason.HALT, "", events)
@@ -1110,7 +1130,7 @@ class Engine(Protection):
             text = f"Expected {following} after {before.label} of {instrument.code}"
             return Refusal(Reason.BAD_TRANSITION, f"{text}, got {phase_label(command.phase)} - at `$.phase`")
         next_rules = instrument.rules.phases[command.phase]
-        if next_rules.matching == TRADE:
+        if next_rules.matching == TRADE and instrument.quote is None:
             refusal = check_uncrossed(instrument)
             if refusal is not None:
                 return refusal
@@ -1136,18 +1156,26 @@ class Engine(Protection):
     def _entered(self, instrument: Instrument, plan: Plan | None, events: list[Event]) -> None:
         """What entering its present phase does with a book."""
         rules = instrument.phase_rules
+        if rules.matching != TRADE:
+            self._interrupt_quote(instrument, events)
         if rules.matching == AUCTION:
             instrument.dropped = instrument.dropped or instrument.suspended
             if plan is not None:
+                if rules.joins:
+                    self._join(instrument, rules.joins, events)
                 self._carry_out(instrument, plan, events)
-                if rules.expires:
+                if instrument.quote is not None:
+                    instrument.quote.expires = rules.expires  # the auction is not over before the quote is
+                elif rules.expires:
                     self._expire(instrument, rules.expires, events)
         else:
             instrument.dropped = instrument.suspended and rules.is_frozen
+            if instrument.phase == Phase.CLOSED:
+                self._close_day(instrument)
             if rules.expires:
                 self._expire(instrument, rules.expires, events)
-        if rules.joins:
-            self._join(instrument, rules.joins, events)
+            if rules.joins:
+                self._join(instrument, rules.joins, events)
         if rules.matching == TRADE and not instrument.suspended:
             self._resume_stops(instrument, events)
         if rules.cancel and instrument.deferred:
@@ -1155,35 +1183,31 @@ class Engine(Protection):
         if instrument.phase == Phase.CLOSED:
             instrument.bound.clear()
 
-    def _expire(self, instrument: Instrument, validities: int, events: list[Event]) -> None:
-        """End the orders of ``validities``; at Closed also whatever has no limit: it never rests overnight."""
-        table = self._orders
-        closed = instrument.phase == Phase.CLOSED
-        for order in sorted(self._open_orders(instrument) if closed else instrument.bound):
-            if table.is_open(order) and (
-                1 << table.validity(order) & validities
-                or (closed and table.price[order] == 0 and table.state[order] != WAITING)
-                or (closed and self._last_day(order) <= self.date)
-            ):
-                self._withdraw(order, CancelReason.EXPIRED, "", events)
-
-    def _last_day(self, order: int) -> int:
-        """The last day of a good-till-date order, YYYYMMDD; later than all days for the others."""
-        options = self._options.get(order)
-        return options.expire_date if options is not None and options.expire_date else 99991231
-
     def _join(self, instrument: Instrument, validities: int, events: list[Event]) -> None:
-        """Take waiting orders into the book, behind what rests there, by the time they were entered."""
+        """Take waiting orders into the book, behind what rests there, by the time they were entered.
+
+        A funari order rests there already: it gives up its limit, and so its place, but not its time of entry.
+        """
         table = self._orders
-        joining = [
-            (table.priority[order], order)
-            for order in instrument.bound
-            if table.state[order] == WAITING and 1 << table.validity(order) & validities
-        ]
+        joining: list[tuple[int, int]] = []
+        for order in instrument.bound:
+            if table.is_open(order) and 1 << table.validity(order) & validities:
+                if order in instrument.imbalance:
+                    instrument.imbalance[order] = True
+                elif table.state[order] == WAITING or table.price[order]:
+                    joining.append((table.priority[order], order))
         for _, order in sorted(joining):
-            table.state[order] = IN_BOOK
-            instrument.book.add(order)
-            events.append(self._activated(instrument, order))
+            if table.state[order] == WAITING:
+                table.state[order] = IN_BOOK
+                instrument.book.add(order)
+                events.append(self._activated(instrument, order))
+            elif table.validity(order) == TimeInForce.FUNARI:
+                limit: int = table.price[order]
+                self._keep_original(order)
+                instrument.book.remove(order)
+                table.price[order] = 0
+                instrument.book.add(order)
+                events.append(self._changed(instrument, order, table.open[order], limit))
 
     def _cancel_deferred(self, instrument: Instrument, events: list[Event]) -> None:
         """Carry out the mass cancels that waited, as they came; each member's orders are walked once for all of its."""
@@ -1232,7 +1256,7 @@ class Engine(Protection):
         instrument = self._known(code)
         if not instrument.phase_rules.indicative or instrument.set_aside:
             return Equilibrium(0, 0, 0)
-        return self._equilibrium(instrument)
+        return self._outlook(instrument)
 
     def depth(self, code: str) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Bids and asks as (price, quantity), best first. Price 0 comes before all: orders without a limit."""
@@ -1370,7 +1394,11 @@ class Engine(Protection):
                 resting.update(self._open_orders(instrument))
                 continue
             instrument.book.check()
-            if instrument.phase_rules.matching == TRADE and not instrument.suspended:
+            if (instrument.index in self._quoted) != (instrument.quote is not None):
+                raise InvariantBroken(f"A quote of {instrument.code} is in the instrument or the index, not in both")
+            if instrument.quote is not None and self._pressing(instrument) == NOBODY:
+                raise InvariantBroken(f"A quote of {instrument.code} stands although no orders meet")
+            if instrument.phase_rules.matching == TRADE and not instrument.suspended and instrument.quote is None:
                 refusal = check_uncrossed(instrument)
                 if refusal is not None:
                     raise InvariantBroken(f"{instrument.code} trades continuously with a crossed book: {refusal.text}")

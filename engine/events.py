@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from engine.commands import ExchangeCommand
-from engine.types import Approval, CancelReason, OrderType, Phase, Reason, Side, TimeInForce, WindowKind
+from engine.types import Approval, CancelReason, OrderType, Phase, QuoteKind, Reason, Side, TimeInForce, WindowKind
 
 
 class _Event(Struct, gc=False, array_like=True):
@@ -82,7 +82,10 @@ class Amended(_Event, tag="amended"):
 
 
 class Activated(_Event, tag="activated"):
-    """An order that waited outside the book (see ``Accepted.waiting``) is in it from now on, last at its price."""
+    """An order that waited outside the book (see ``Accepted.waiting``) is in it from now on, last at its price.
+
+    Of an imbalance-only order it is what takes part in the auction at hand, all of which trades; the rest still waits.
+    """
 
     participant: str
     client_order_id: str
@@ -276,7 +279,7 @@ class InstrumentListed(_Event, tag="listed"):
 class ReferenceDataSet(_Event, tag="reference_data"):
     """A table or calendar was taken in."""
 
-    kind: str  #: tick_table, limit_table, calendar
+    kind: str  #: tick_table, limit_table, quote_table, calendar
     name: str
     effective: int
 
@@ -316,6 +319,19 @@ class VolatilityInterrupted(_Event, tag="volatility"):
     reference: int  #: price around which the band lies
     lower: int
     upper: int
+
+
+class QuoteChanged(_Event, tag="quote"):
+    """Orders meet but do not trade: the next price lies too far from the last one (market-rules 6).
+
+    With kind NONE the quote is over: either its trades came before it, or nobody is left to trade with.
+    """
+
+    instrument: str
+    kind: QuoteKind
+    side: Side  #: the side that is pressing: BUY for a bid quote
+    price: int  #: 0 when it is over
+    due_ns: int  #: when ``RenewQuote`` is due, nanoseconds since the epoch; 0: never, it stands at the day's limit
 
 
 class ReferencePriceSet(_Event, tag="reference"):
@@ -510,4 +526,5 @@ Event = (
     | HolderSet
     | WindowSet
     | WindowBegan
+    | QuoteChanged
 )

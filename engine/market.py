@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 from engine.matching.book import Book
 from engine.profiles import PhaseRules, Rules
-from engine.tables import TickTable
-from engine.types import CancelReason, OrderType, Phase, SelfTrade, Side, TimeInForce
+from engine.tables import LimitTable, TickTable
+from engine.types import SIDES, CancelReason, OrderType, Phase, QuoteKind, SelfTrade, Side, TimeInForce
 
 #: ``Instrument.guards``: what orders of few instruments have to pass, so that all others pay one test for all of it.
 PROTECTED: Final = 1  #: a kill switch or limits of this book (``engine/protection.py``)
@@ -60,6 +60,10 @@ class InstrumentView(NamedTuple):
     dropped: bool = False  #: a halt has dropped the auction of this phase, or the one ahead
     set_aside: bool = False  #: out of the market until it is rebuilt
     frozen: bool = False  #: and cancels have to wait for that
+    quote: QuoteKind = QuoteKind.NONE  #: what keeps it from trading, see ``QuoteChanged``
+    quote_side: Side = Side.BUY
+    quote_price: int = 0
+    quote_due_ns: int = 0
 
 
 class Options:
@@ -95,6 +99,26 @@ class Options:
             self.expire_date,
             int(self.confirmed),
         ]
+
+
+class Quote:
+    """A special or sequential trade quote in force: orders meet, and the next price is too far away (market-rules 6).
+
+    While it stands the book collects. ``base`` is the price around which one width may be traded, on the side away from
+    the quote; ``expires`` are the validities that end with it: of an auction that it holds up.
+    """
+
+    def __init__(self, kind: int, side: int, price: int, base: int, due_ns: int, expires: int) -> None:
+        self.kind: Final = kind
+        self.side: Final = side  #: that presses: 0 for a bid quote
+        self.price: Final = price
+        self.base: Final = base
+        self.due_ns: Final = due_ns  #: when it may be renewed; 0: it stands at the day's limit
+        self.expires: int = expires
+
+    def key(self) -> list[int]:
+        """All of it, for the digest."""
+        return [self.kind, self.side, self.price, self.base, self.due_ns, self.expires]
 
 
 class DeferredMassCancel:
@@ -203,6 +227,19 @@ class Instrument:
         self.buy_stops: Final[list[tuple[int, int, int]]] = []
         self.sell_stops: Final[list[tuple[int, int, int]]] = []
 
+        #: Imbalance-only orders, which stay outside the book.
+        self.imbalance: Final[dict[int, bool]] = {}
+        self.limits: LimitTable | None = None  #: the day's table of limit widths
+        self.widths: LimitTable | None = None  #: the day's table of special-quote widths
+        self.quote: Quote | None = None
+        self.run_base: int = 0  #: last price before the present run of trades, see ``engine/quotes.py``; 0: none
+        self.run_since_ns: int = 0
+        #: Whether orders need more than zaraba's own rules: special quotes, or limits that the first price brings.
+        self.special: bool = False
+        self.stuck_days: int = 0  #: days in a row stuck at the upper limit; negative: at the lower one
+        self.pressed: int = 0  #: 1: at the last auction buyers stood at the day's upper limit, unopposed; -1: sellers …
+        self.moved: bool = False  #: it has traded today other than by the allocation at a limit
+
     def defer(self, request: DeferredMassCancel) -> None:
         self.deferred.append(request)
         self.deferred_by[request.participant] = self.deferred_by.get(request.participant, 0) + 1
@@ -239,6 +276,10 @@ class Instrument:
             self.dropped,
             self.set_aside,
             self.frozen,
+            QuoteKind(self.quote.kind) if self.quote is not None else QuoteKind.NONE,
+            SIDES[self.quote.side] if self.quote is not None else Side.BUY,
+            self.quote.price if self.quote is not None else 0,
+            self.quote.due_ns if self.quote is not None else 0,
         )
 
     def key(self) -> list[object]:
@@ -254,4 +295,8 @@ class Instrument:
             [self.reference, self.base, self.lower, self.upper, self.last_price, self.last_quantity],
             [deferred.key() for deferred in self.deferred],
             *([["set aside", int(self.frozen)]] if self.set_aside else []),
+            self.quote.key() if self.quote is not None else [],
+            self.limits.rows if self.limits is not None else [],
+            self.widths.rows if self.widths is not None else [],
+            [self.run_base, self.run_since_ns, self.stuck_days, self.pressed, int(self.moved)],
         ]

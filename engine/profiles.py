@@ -34,6 +34,17 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
 ``volatility_band``             0 to 10000                      basis points around the last price outside which no
                                                                 order trades: a call follows instead; 0: anywhere
 ``volatility_call_seconds``     300, 1 to 86400                 how long that call is
+``imbalance_only``              0, 1                            1: imbalance-only orders are offered
+``quote_width_table``           ``none``, a table's name        widths of special quotes; none: no such quotes
+``special_quote_seconds``       180, 1 to 86,400                how long a special quote stands before it is renewed
+``sequential_quote_seconds``    60, 1 to 86,400                 how long a sequential trade quote stands, and in what
+                                                                time several orders count as one run
+``sequential_opposite``         ``wait``, ``at_once``           when orders against a sequential trade quote trade
+``first_price_limits``          ``none``                        an instrument without a base price has no limits today
+                                ``at_limit``                    … has limits from its first price on; orders beyond
+                                                                them count as at the limit
+                                ``lapse``                       … and orders beyond them are cancelled
+``limit_widening``              1, 1 to 100                     factor on the limit at which two days in a row stuck
 =============================== =============================== ====================================================
 
 An amend to exactly what is filled is accepted and ends the order under each of the three.
@@ -60,6 +71,7 @@ GTC: Final = 1 << TimeInForce.GTC
 GTD: Final = 1 << TimeInForce.GTD
 ON_OPEN: Final = 1 << TimeInForce.ON_OPEN
 ON_CLOSE: Final = 1 << TimeInForce.ON_CLOSE
+FUNARI: Final = 1 << TimeInForce.FUNARI
 #: Validities that outlive the day.
 OVERNIGHT: Final = GTC | GTD
 #: Validities that never rest, so they have no meaning where orders only collect.
@@ -68,6 +80,7 @@ IMMEDIATE: Final = IOC | FOK
 LIMIT: Final = 1 << OrderType.LIMIT
 MARKET: Final = 1 << OrderType.MARKET
 MARKET_TO_LIMIT: Final = 1 << OrderType.MARKET_TO_LIMIT
+IMBALANCE_ONLY: Final = 1 << OrderType.IMBALANCE_ONLY
 STOP: Final = 1 << OrderType.STOP
 STOP_LIMIT: Final = 1 << OrderType.STOP_LIMIT
 STOPS: Final = STOP | STOP_LIMIT
@@ -80,6 +93,8 @@ POST_ONLY: Final = 2
 MINIMUM: Final = 4
 SELF_TRADE: Final = 8  #: its own mode of self-trade prevention
 
+_SECOND_NS: Final = 1_000_000_000
+
 REPLACE_KEEP: Final = "keep"
 REPLACE_CANCEL_FILLED: Final = "cancel_filled"
 REPLACE_CANCEL_LIVE: Final = "cancel_live"
@@ -89,8 +104,11 @@ class PhaseRules:
     """What one phase allows, and what entering it does.
 
     ``new``, ``waits``, ``joins`` and ``expires`` are masks of validities: accepted; kept outside the book when
-    accepted; taken into the book on entry; ended on entry (in an auction phase: after the auction, if it was held).
-    ``following`` are the phases that may come next.
+    accepted; taken into the book on entry, before the auction of an auction phase; ended on entry (in an auction phase:
+    after the auction, if it was held). What joins as FUNARI is in the book already, and gives up its limit.
+    ``following`` are the phases that may come next. ``widths`` says how many special-quote widths from the last price
+    an auction's price may be, where the instrument has such quotes; ``closes``, that what matches nowhere within them
+    trades at the edge instead of becoming a quote (market-rules 6). Where a call is collected they say what is shown.
     """
 
     def __init__(
@@ -105,6 +123,8 @@ class PhaseRules:
         waits: int = 0,
         joins: int = 0,
         expires: int = 0,
+        widths: int = 1,
+        closes: bool = False,
     ) -> None:
         self.following: Final = following
         self.matching: Final = matching
@@ -117,6 +137,8 @@ class PhaseRules:
         self.expires: Final = expires
         #: A non-cancel period: orders are fixed until the auction.
         self.is_frozen: Final = matching == COLLECT and new != 0 and not cancel
+        self.widths: Final = widths
+        self.closes: Final = closes
 
 
 class Profile:
@@ -160,7 +182,10 @@ FUNDING: Final[dict[int | str, int]] = {
     "both": FUNDS_CASH | FUNDS_UNITS,
 }
 
-#: Every parameter and its allowed values.
+#: A table of this name is none: no daily limits, no special quotes.
+NO_TABLE: Final = "none"
+
+#: Every parameter and its allowed values. The names of tables are not known here; the core asks whether they exist.
 CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "auction_price": PRICE_RULES,
     "allocation": ALLOCATION_RULES,
@@ -182,6 +207,12 @@ CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "iceberg_uncross": ("whole", "peak"),
     "volatility_band": range(10_000 + 1),
     "volatility_call_seconds": _UP_TO_A_DAY[1:],
+    "imbalance_only": (0, 1),
+    "special_quote_seconds": _UP_TO_A_DAY[1:],
+    "sequential_quote_seconds": _UP_TO_A_DAY[1:],
+    "sequential_opposite": ("wait", "at_once"),
+    "first_price_limits": ("none", "at_limit", "lapse"),
+    "limit_widening": range(1, 101),
 }
 
 _COMMON: Final[dict[str, int | str]] = {
@@ -198,6 +229,8 @@ _COMMON: Final[dict[str, int | str]] = {
     "self_trade_group": "participant",
     "qty_up_keeps_priority": 0,
     "funding": "off",
+    "imbalance_only": 0,
+    "first_price_limits": "none",
 }
 
 #: START's eight states in their order (market-rules 1). A call outside the two follows a halt that dropped an auction.
@@ -233,8 +266,93 @@ START: Final = Profile(
         Phase.CLOSING_AUCTION: PhaseRules((Phase.CLOSED, Phase.CALL), matching=AUCTION, expires=ON_CLOSE),
     },
     LIMIT | MARKET,
-    {**_COMMON, "break_new": 0, "cancel_on_disconnect": 1},
+    {**_COMMON, "break_new": 0, "cancel_on_disconnect": 1, "limit_widening": 1},
     break_new=DAY | ON_CLOSE,
+)
+
+#: START's orders and rules in any number of calls a day. In place of a non-cancel period the gateway may draw a random
+#: end for each call: the timetable is its business, and so is how many calls there are.
+N_CALLS: Final = Profile(
+    "N_CALLS",
+    {
+        Phase.CLOSED: PhaseRules((Phase.CALL,), expires=~OVERNIGHT),
+        Phase.CALL: PhaseRules((Phase.CALL_AUCTION,), new=DAY, amend=True, cancel=True, indicative=True),
+        Phase.CALL_AUCTION: PhaseRules((Phase.CALL, Phase.BREAK, Phase.CLOSED), matching=AUCTION),
+        Phase.BREAK: PhaseRules((Phase.CALL, Phase.CLOSED), cancel=True),
+    },
+    LIMIT | MARKET,
+    {**_COMMON, "break_new": 0, "cancel_on_disconnect": 1, "limit_widening": 1},
+    break_new=DAY,
+)
+
+#: Two sessions a day, each opened and closed by an itayose; pre-closing before the day's last (market-rules 2 and 6).
+#: An on-open or on-close order belongs to the next such itayose, the morning's or the afternoon's.
+TSE_HYBRID: Final = Profile(
+    "TSE_HYBRID",
+    {
+        Phase.CLOSED: PhaseRules((Phase.PRE_OPEN,), expires=~OVERNIGHT),
+        Phase.PRE_OPEN: PhaseRules(
+            (Phase.OPENING_AUCTION,),
+            new=DAY | ON_OPEN | ON_CLOSE | FUNARI,
+            amend=True,
+            cancel=True,
+            indicative=True,
+            waits=ON_CLOSE,
+        ),
+        Phase.OPENING_AUCTION: PhaseRules((Phase.CONTINUOUS, Phase.CALL), matching=AUCTION, expires=ON_OPEN),
+        Phase.CONTINUOUS: PhaseRules(
+            (Phase.PRE_CLOSE, Phase.CLOSING_AUCTION, Phase.CALL),
+            matching=TRADE,
+            new=DAY | IOC | ON_CLOSE | FUNARI,
+            amend=True,
+            cancel=True,
+            waits=ON_CLOSE,
+        ),
+        Phase.PRE_CLOSE: PhaseRules(
+            (Phase.CLOSING_AUCTION, Phase.CALL),
+            new=DAY | ON_CLOSE,
+            amend=True,
+            cancel=True,
+            indicative=True,
+            joins=ON_CLOSE | FUNARI,
+            widths=2,
+            closes=True,
+        ),
+        Phase.CLOSING_AUCTION: PhaseRules(
+            (Phase.CLOSED, Phase.BREAK, Phase.CALL),
+            matching=AUCTION,
+            joins=ON_CLOSE | FUNARI,
+            expires=ON_CLOSE | FUNARI,
+            widths=2,
+            closes=True,
+        ),
+        Phase.BREAK: PhaseRules((Phase.PRE_OPEN, Phase.CALL), cancel=True),
+        Phase.CALL: PhaseRules(
+            (Phase.CALL_AUCTION,),
+            new=DAY | ON_CLOSE | FUNARI,
+            amend=True,
+            cancel=True,
+            indicative=True,
+            waits=ON_CLOSE,
+        ),
+        Phase.CALL_AUCTION: PhaseRules(
+            (Phase.CONTINUOUS, Phase.BREAK, Phase.CALL, Phase.CLOSED), matching=AUCTION, expires=ON_OPEN
+        ),
+    },
+    LIMIT | MARKET,
+    {
+        **_COMMON,
+        "allocation": "SIMULTANEOUS_RR",
+        "market_orders_must_all_fill": 1,
+        "self_trade": "cancel_newest",
+        "reopen_call_seconds": 300,
+        "quote_width_table": "tse",
+        "special_quote_seconds": 180,
+        "sequential_quote_seconds": 60,
+        "sequential_opposite": "wait",
+        "first_price_limits": "at_limit",
+        "limit_widening": 4,
+    },
 )
 
 #: One book that trades as orders come; a call re-opens it after a halt (market-rules 2).
@@ -265,7 +383,19 @@ CONTINUOUS: Final = Profile(
     options=ICEBERG | POST_ONLY | MINIMUM | SELF_TRADE,
 )
 
-PROFILES: Final[dict[str, Profile]] = {profile.name: profile for profile in (START, CONTINUOUS)}
+PROFILES: Final[dict[str, Profile]] = {profile.name: profile for profile in (START, CONTINUOUS, TSE_HYBRID, N_CALLS)}
+
+
+def _wrong(name: str, value: int | str) -> str:
+    """What is wrong with the value of a parameter; "" if nothing is."""
+    choices = CHOICES.get(name)
+    if choices is None:
+        return "" if isinstance(value, str) else f"Expected a table's name, got {value!r}"
+    if type(value) is not type(choices[0]) or value not in choices:
+        if isinstance(choices, range):
+            return f"Expected {choices[0]} to {choices[-1]}, got {value!r}"
+        return f"Expected one of {', '.join(str(choice) for choice in choices)}, got {value!r}"
+    return ""
 
 
 class Rules:
@@ -282,14 +412,9 @@ class Rules:
                     f"Expected a parameter of profile {profile.name}: {', '.join(settings)}, "
                     f"got {name!r} - at `$.rules`"
                 )
-            if value not in CHOICES[name] or type(value) is not type(settings[name]):
-                choices = CHOICES[name]
-                expected = (
-                    f"{choices[0]} to {choices[-1]}"
-                    if isinstance(choices, range)
-                    else "one of " + ", ".join(str(choice) for choice in choices)
-                )
-                raise ValueError(f"Expected {expected}, got {value!r} - at `$.rules.{name}`")
+            wrong = _wrong(name, value)
+            if wrong:
+                raise ValueError(f"{wrong} - at `$.rules.{name}`")
             settings[name] = value
         if settings.get("market_rests") == 1 and FUNDING[settings["funding"]] & FUNDS_CASH:
             # It trades at the last price, and nothing bounds that.
@@ -307,7 +432,8 @@ class Rules:
         validities = 0
         for phase in self.phases.values():
             validities |= phase.new
-        self.order_types: Final = profile.order_types
+        offered = IMBALANCE_ONLY if settings.get("imbalance_only") == 1 else 0
+        self.order_types: Final = profile.order_types | offered
         self.validities: Final = validities
         self.auction_price: Final = str(settings["auction_price"])
         self.allocation: Final = str(settings["allocation"])
@@ -328,3 +454,14 @@ class Rules:
         self.mtl_needs_limit: Final = settings.get("mtl_needs_limit", 1) == 1
         self.rest_of_peak: Final = settings.get("iceberg_entry") == "rest_of_peak"
         self.peak_priority: Final = settings.get("iceberg_uncross") == "peak"
+        self.quote_table: Final = str(settings.get("quote_width_table", NO_TABLE))
+        self.special_quote_ns: Final = int(settings.get("special_quote_seconds", 0)) * _SECOND_NS
+        self.sequential_quote_ns: Final = int(settings.get("sequential_quote_seconds", 0)) * _SECOND_NS
+        self.sequential_at_once: Final = settings.get("sequential_opposite") == "at_once"
+        self.first_price_limits: Final = str(settings["first_price_limits"])
+        self.limit_widening: Final = int(settings.get("limit_widening", 1))
+        if self.quote_table != NO_TABLE and not self.market_orders_must_all_fill:
+            raise ValueError(
+                "Expected 1 where special quotes wait until market orders fill, got 0"
+                " - at `$.rules.market_orders_must_all_fill`"
+            )

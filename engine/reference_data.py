@@ -1,4 +1,4 @@
-"""Reference data: tick and limit tables with the day from which they hold, the calendar, what a listing must say.
+"""Reference data: dated tables of ticks, limits and quote widths, the calendar, what a listing must say.
 
 START changed its tick and limit tables on 2024-10-07 with orders resting, so tables are looked up once, when a day
 starts, and hold for that day. Everything is checked before the first change.
@@ -11,15 +11,12 @@ from typing import Final
 
 from engine.calendar import Calendar, DateOutside
 from engine.checks import Refusal, check_table, is_date, is_id, not_effective, number, plain
-from engine.commands import ListInstrument, SetCalendar, SetLimitTable, SetTickTable
+from engine.commands import ListInstrument, SetCalendar, SetLimitTable, SetQuoteTable, SetTickTable
 from engine.events import Event, ReferenceDataSet
 from engine.market import Instrument
-from engine.profiles import PROFILES
-from engine.tables import LIMIT_TABLES, TICK_TABLES, LimitTable, TickTable
+from engine.profiles import NO_TABLE, PROFILES, Rules
+from engine.tables import LIMIT_TABLES, SPECIAL_QUOTE_TABLES, TICK_TABLES, LimitTable, TickTable
 from engine.types import PRICE_MAX, QUANTITY_MAX, Phase, Reason
-
-#: A limit table of this name is none: the instrument has no daily limits.
-NO_LIMITS: Final = "none"
 
 
 class DatedTables:
@@ -83,18 +80,20 @@ class DayPlan:
         self.settlement_dates: Final[list[int]] = []
         self.ticks: Final[list[TickTable]] = []
         self.limits: Final[list[LimitTable | None]] = []  #: None: no daily limits
+        self.widths: Final[list[LimitTable | None]] = []  #: None: no special quotes
 
 
 class ReferenceData:
     """The tables and the calendar.
 
-    ``set_tick_table``, ``set_limit_table`` and ``set_calendar`` take one in and say so, or answer why not and change
-    nothing.
+    ``set_tick_table``, ``set_limit_table``, ``set_quote_table`` and ``set_calendar`` take one in and say so, or answer
+    why not and change nothing.
     """
 
     def __init__(self) -> None:
         self.tick_tables: Final = DatedTables(TICK_TABLES)
         self.limit_tables: Final = DatedTables(LIMIT_TABLES)
+        self.quote_tables: Final = DatedTables(SPECIAL_QUOTE_TABLES)
         self.calendar: Calendar | None = None
 
     def set_tick_table(self, command: SetTickTable, events: list[Event]) -> Refusal | None:
@@ -111,19 +110,28 @@ class ReferenceData:
         return None
 
     def set_limit_table(self, command: SetLimitTable, events: list[Event]) -> Refusal | None:
+        return self._set_widths("limit_table", self.limit_tables, command, events)
+
+    def set_quote_table(self, command: SetQuoteTable, events: list[Event]) -> Refusal | None:
+        return self._set_widths("quote_table", self.quote_tables, command, events)
+
+    def _set_widths(
+        self, kind: str, tables: DatedTables, command: SetLimitTable | SetQuoteTable, events: list[Event]
+    ) -> Refusal | None:
+        name = command.table
         rows = [(row.below, row.width) for row in command.rows]
-        refusal = check_table(command.table, command.effective, rows)
+        refusal = check_table(name, command.effective, rows)
         if refusal is not None:
             return refusal
-        if command.table == NO_LIMITS:
-            text = f"Expected a table name other than {NO_LIMITS!r}, which means no limits - at `$.table`"
+        if name == NO_TABLE:
+            text = f"Expected a table name other than {NO_TABLE!r}, which means no table - at `$.table`"
             return Refusal(Reason.BAD_REFERENCE_DATA, text)
         try:
             LimitTable(rows)
         except ValueError as error:
             return Refusal(Reason.BAD_REFERENCE_DATA, str(error))
-        self.limit_tables.add(command.table, command.effective, rows)
-        events.append(ReferenceDataSet("limit_table", command.table, command.effective))
+        tables.add(name, command.effective, rows)
+        events.append(ReferenceDataSet(kind, name, command.effective))
         return None
 
     def set_calendar(self, command: SetCalendar, events: list[Event]) -> Refusal | None:
@@ -158,8 +166,8 @@ class ReferenceData:
         if command.tick_table not in self.tick_tables:
             known = ", ".join(self.tick_tables.names())
             return f"Expected a tick table of {known}, got {plain(command.tick_table)} - at `$.tick_table`"
-        if command.limit_table != NO_LIMITS and command.limit_table not in self.limit_tables:
-            known = ", ".join([NO_LIMITS, *self.limit_tables.names()])
+        if command.limit_table != NO_TABLE and command.limit_table not in self.limit_tables:
+            known = ", ".join([NO_TABLE, *self.limit_tables.names()])
             return f"Expected a limit table of {known}, got {plain(command.limit_table)} - at `$.limit_table`"
         if not 0 <= command.settlement_days <= 30:
             return f"Expected 0 to 30 days, got {number(command.settlement_days)} - at `$.settlement_days`"
@@ -168,6 +176,13 @@ class ReferenceData:
         if not 0 <= command.units_outstanding <= QUANTITY_MAX:
             units = number(command.units_outstanding)
             return f"Expected units from 0 to {QUANTITY_MAX}, got {units} - at `$.units_outstanding`"
+        return ""
+
+    def wrong_in_rules(self, rules: Rules) -> str:
+        """What is wrong with the names of tables in an instrument's parameters; "" if nothing is."""
+        if rules.quote_table != NO_TABLE and rules.quote_table not in self.quote_tables:
+            known = ", ".join([NO_TABLE, *self.quote_tables.names()])
+            return f"Expected a quote table of {known}, got {plain(rules.quote_table)} - at `$.rules.quote_width_table`"
         return ""
 
     def plan(self, date: int, today: int, instruments: list[Instrument], plan: DayPlan) -> Refusal | None:
@@ -199,20 +214,22 @@ class ReferenceData:
             if tick_rows is None:
                 return not_effective(instrument, "tick", instrument.tick_table, date)
             plan.ticks.append(TickTable(tick_rows))
-            if instrument.limit_table == NO_LIMITS:
-                plan.limits.append(None)
-                continue
-            limit_rows = self.limit_tables.rows(instrument.limit_table, date)
-            if limit_rows is None:
-                return not_effective(instrument, "limit", instrument.limit_table, date)
-            plan.limits.append(LimitTable(limit_rows))
+            for tables, kind, name, found in (
+                (self.limit_tables, "limit", instrument.limit_table, plan.limits),
+                (self.quote_tables, "quote", instrument.rules.quote_table, plan.widths),
+            ):
+                rows = tables.rows(name, date) if name != NO_TABLE else None
+                if rows is None and name != NO_TABLE:
+                    return not_effective(instrument, kind, name, date)
+                found.append(LimitTable(rows) if rows is not None else None)
         return None
 
     def start(self, date: int) -> None:
         """Begin ``date``: what had no date holds from now on."""
         self.tick_tables.start(date)
         self.limit_tables.start(date)
+        self.quote_tables.start(date)
 
     def key(self) -> list[object]:
         """All of it, for the digest."""
-        return [self.tick_tables.key(), self.limit_tables.key()]
+        return [self.tick_tables.key(), self.limit_tables.key(), self.quote_tables.key()]

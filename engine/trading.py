@@ -95,13 +95,20 @@ class Trading:
     def _enter(self, instrument: Instrument, order: int, events: list[Event]) -> None:
         """An order that is in no queue trades where the book trades, and joins its queue where it does not."""
         if instrument.phase_rules.matching == TRADE and not instrument.suspended:
-            self._trade(instrument, order, events)
+            if instrument.special:
+                self._trade_special(instrument, order, events)
+            else:
+                self._trade(instrument, order, events)
             if self._triggered:
                 self._run_triggered(instrument, events)
         elif order in self._options:
             self._rest(instrument, order, 0, events)
         else:
             instrument.book.add(order)
+
+    def _trade_special(self, instrument: Instrument, order: int, events: list[Event]) -> None:
+        """The same where more rules than zaraba's apply; ``Quoting`` has them."""
+        self._trade(instrument, order, events)
 
     def _trade(self, instrument: Instrument, order: int, events: list[Event]) -> None:
         """Zaraba: ``order``, in no queue, trades; what is left rests or goes."""
@@ -409,6 +416,8 @@ class Trading:
             price_before,
             True,
             "",
+            False,
+            table.state[order] == WAITING,
         )
 
     def _reduce(self, instrument: Instrument, order: int, quantity: int, events: list[Event]) -> None:
@@ -586,7 +595,8 @@ class Trading:
             self._reached(instrument, instrument.reference)
             self._run_triggered(instrument, events)
 
-    def _activated(self, instrument: Instrument, order: int) -> Activated:
+    def _activated(self, instrument: Instrument, order: int, quantity: int = 0) -> Activated:
+        """``order`` takes part from now on, with ``quantity`` of it or with all."""
         table = self._orders
         return Activated(
             self._identities.members[table.participant(order)].name,
@@ -595,7 +605,7 @@ class Trading:
             instrument.code,
             SIDES[table.side(order)],
             table.price[order],
-            table.open[order],
+            quantity or table.open[order],
         )
 
     # --- failure inside ----------------------------------------------------------------------------------------------
@@ -626,6 +636,8 @@ class Trading:
             table.state[order] = GONE_WAITING
             if instrument.stops:
                 instrument.stops.pop(order, False)
+            if instrument.imbalance:
+                instrument.imbalance.pop(order, False)
         else:
             if instrument.reserves:
                 self._show_whole(instrument, order, events)
@@ -635,6 +647,23 @@ class Trading:
         """Take an open order off the market and say so."""
         self._release(order, events)
         events.append(self._cancelled(order, reason, request_id, False))
+
+    def _expire(self, instrument: Instrument, validities: int, events: list[Event]) -> None:
+        """End the orders of ``validities``; at Closed also whatever has no limit: it never rests overnight."""
+        table = self._orders
+        closed = instrument.phase == Phase.CLOSED
+        for order in sorted(self._open_orders(instrument) if closed else instrument.bound):
+            if table.is_open(order) and (
+                1 << table.validity(order) & validities
+                or (closed and table.price[order] == 0 and table.state[order] != WAITING)
+                or (closed and self._last_day(order) <= self.date)
+            ):
+                self._withdraw(order, CancelReason.EXPIRED, "", events)
+
+    def _last_day(self, order: int) -> int:
+        """The last day of a good-till-date order, YYYYMMDD; later than all days for the others."""
+        options = self._options.get(order)
+        return options.expire_date if options is not None and options.expire_date else 99991231
 
     def _cancelled(self, order: int, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
         table = self._orders
@@ -665,9 +694,10 @@ class Trading:
         orders = instrument.book.orders(self._orders, BUY)
         orders.extend(instrument.book.orders(self._orders, SELL))
         for order in instrument.bound:
-            if self._orders.state[order] == WAITING:
+            if self._orders.state[order] == WAITING and order not in instrument.imbalance:
                 orders.append(order)
         orders.extend(instrument.stops)
+        orders.extend(instrument.imbalance)
         return orders
 
     # --- trades ------------------------------------------------------------------------------------------------------
@@ -733,7 +763,10 @@ class Trading:
     # --- auctions ----------------------------------------------------------------------------------------------------
 
     def _equilibrium(self, instrument: Instrument) -> Equilibrium:
-        """What an auction held now would give; icebergs take part whole."""
+        """What an auction held now would give, imbalance-only orders apart; icebergs take part whole."""
+        return self._price_book(instrument, instrument.lower, instrument.upper)
+
+    def _price_book(self, instrument: Instrument, lower: int, upper: int) -> Equilibrium:
         table = self._orders
         hidden: list[tuple[int, int, int]] = [
             (table.side(order), table.price[order], quantity) for order, quantity in instrument.reserves.items()
@@ -741,13 +774,20 @@ class Trading:
         return auction.price(
             instrument.book,
             instrument.ticks,
-            instrument.lower,
-            instrument.upper,
+            lower,
+            upper,
             instrument.reference,
             instrument.rules.auction_price,
-            instrument.rules.market_orders_must_all_fill,
+            self._must_fill(instrument),
             hidden,
         )
+
+    def _must_fill(self, instrument: Instrument) -> bool:
+        """Whether an auction that leaves a market order has no price.
+
+        Special quotes decide that themselves; and where they lack a last price, a market order could wait for ever.
+        """
+        return instrument.rules.market_orders_must_all_fill and instrument.widths is None
 
     def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
         """Hold one itayose: freeze, price, allocate, check; then print, and what has no place afterwards leaves."""
@@ -756,7 +796,6 @@ class Trading:
     def _plan_auction(self, instrument: Instrument) -> auction.Plan:
         """What an auction held now does, checked; nothing is changed. Raises ``InvariantBroken``."""
         table = self._orders
-        rules = instrument.rules
         reserves = instrument.reserves
         bids = auction.freeze(table, instrument.book, BUY, instrument.index, reserves)
         asks = auction.freeze(table, instrument.book, SELL, instrument.index, reserves)
@@ -769,6 +808,8 @@ class Trading:
                 if instrument.prevents:
                     self._plan_cuts(instrument, plan)
             if plan.result.price:
+                if instrument.imbalance:
+                    self._plan_imbalance(instrument, plan)
                 buys: list[int] = []
                 sells: list[int] = []
                 buy_fills = self._fills(instrument, plan, BUY, buys)
@@ -783,22 +824,79 @@ class Trading:
             instrument.ticks,
             instrument.lower,
             instrument.upper,
-            rules.market_orders_must_all_fill,
+            self._must_fill(instrument),
             groups,
         )
         return plan
 
     def _price_plan(self, instrument: Instrument, plan: auction.Plan) -> Equilibrium:
+        return self._price_frozen(instrument, plan, instrument.lower, instrument.upper)
+
+    def _price_frozen(self, instrument: Instrument, plan: auction.Plan, lower: int, upper: int) -> Equilibrium:
         return auction.price_frozen(
             plan.bids,
             plan.asks,
             instrument.ticks,
-            instrument.lower,
-            instrument.upper,
+            lower,
+            upper,
             instrument.reference,
             instrument.rules.auction_price,
-            instrument.rules.market_orders_must_all_fill,
+            self._must_fill(instrument),
         )
+
+    def _plan_imbalance(self, instrument: Instrument, plan: auction.Plan) -> None:
+        """Let imbalance-only orders take what the other side has left over at the price, which stays as it is.
+
+        Better limits come first, then earlier orders; all of them come behind the book. Where self-trades are
+        prevented, an order whose group stands on the other side, anywhere in reach, is passed over: with it, what was
+        cut and priced would have to be done again.
+        """
+        table = self._orders
+        price = plan.result.price
+        left = abs(plan.result.surplus)
+        side = SELL if plan.result.surplus > 0 else BUY
+        ranked: list[tuple[int, int, int]] = []
+        for order, takes_part in instrument.imbalance.items():
+            away = table.price[order] - price if side == SELL else price - table.price[order]
+            if left and takes_part and table.side(order) == side and away <= 0:
+                ranked.append((away, table.priority[order], order))
+        if not ranked:
+            return
+        groups: dict[int, int] = {}
+        opposite: set[int] = set()
+        if instrument.prevents:
+            others: list[int] = []
+            frozen = plan.asks if side == BUY else plan.bids
+            for place in range(len(frozen.prices)):
+                level = frozen.prices[place]
+                if level == 0 or (level >= price if side == SELL else level <= price):
+                    others.extend(frozen.queues[place])
+            groups = self._groups(instrument, [*others, *[order for _, _, order in ranked]])
+            opposite = {groups[order] for order in others if order in groups}
+        for _, _, order in sorted(ranked):
+            fill = min(left, table.open[order])
+            if fill and not (order in groups and groups[order] in opposite):
+                plan.added.append((order, fill))
+                left -= fill
+        if plan.added:
+            orders = [order for order, _ in plan.added]
+            (plan.bids if side == BUY else plan.asks).let_in(side, price, orders, [fill for _, fill in plan.added])
+            more = abs(plan.result.surplus) - left
+            surplus = left if plan.result.surplus > 0 else -left
+            plan.result = Equilibrium(price, plan.result.volume + more, surplus, plan.result.sharing)
+
+    def _outlook(self, instrument: Instrument) -> Equilibrium:
+        """What an auction held now would give, imbalance-only orders included."""
+        result = self._equilibrium(instrument)
+        if not instrument.imbalance or not result.price:
+            return result
+        table = self._orders
+        bids = auction.freeze(table, instrument.book, BUY, instrument.index, instrument.reserves)
+        asks = auction.freeze(table, instrument.book, SELL, instrument.index, instrument.reserves)
+        plan = auction.Plan(bids, asks)
+        plan.result = result
+        self._plan_imbalance(instrument, plan)
+        return plan.result
 
     def _carry_out(self, instrument: Instrument, plan: auction.Plan, events: list[Event]) -> None:
         """Do what was planned and checked."""
@@ -810,6 +908,8 @@ class Trading:
             self._show_whole(instrument, order, events)
         for cut in plan.cuts:
             self._cut(instrument, cut, events)
+        for order, quantity in plan.added:
+            events.append(self._activated(instrument, order, quantity))
         events.append(
             AuctionUncrossed(
                 instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(plan.matches)
@@ -821,8 +921,14 @@ class Trading:
             buy = match.buy
             sell = match.sell
             quantity = match.quantity
-            book.fill(buy, quantity)
-            book.fill(sell, quantity)
+            for order in (buy, sell):
+                if order in instrument.imbalance:
+                    opens[order] -= quantity
+                    if opens[order] == 0:
+                        table.state[order] = IN_BOOK  # filled: it waits no more
+                        del instrument.imbalance[order]
+                else:
+                    book.fill(order, quantity)
             self._print(instrument, buy, opens[buy], sell, opens[sell], result.price, quantity, -1, events)
             if icebergs:
                 traded[buy] = traded.get(buy, 0) + quantity
@@ -839,8 +945,16 @@ class Trading:
                 book.remove(order)
                 self._give_limit(instrument, order, result.price, events)
                 book.add(order)
-            elif not instrument.rules.market_rests:
+            elif not instrument.rules.market_rests and not self._waits_for_price(instrument):
                 self._withdraw(order, CancelReason.REMAINDER, "", events)
+        self._after_auction(instrument, result, events)
+
+    def _waits_for_price(self, instrument: Instrument) -> bool:
+        """Whether a market order that finds no price waits for one under a quote; ``Quoting`` knows."""
+        return False
+
+    def _after_auction(self, instrument: Instrument, result: Equilibrium, events: list[Event]) -> None:
+        """What a price, or that there is none, brings besides trades; ``Quoting`` knows."""
 
     def _rest_after_auction(self, instrument: Instrument, order: int, traded: int, events: list[Event]) -> None:
         """An iceberg that took part whole shows a peak again.
@@ -870,11 +984,23 @@ class Trading:
             plan.bids if side == BUY else plan.asks,
             self._orders,
             plan.result.volume,
-            instrument.rules.allocation,
+            plan.result.sharing or instrument.rules.allocation,
             instrument.lot,
             orders,
             peaks,
+            self._alike(plan, side),
         )
+
+    def _alike(self, plan: auction.Plan, side: int) -> int:
+        """How many of a side's prices make one group: all that can trade, where the result says so."""
+        if not plan.result.sharing:
+            return 0
+        price = plan.result.price
+        count = 1
+        for level in (plan.bids if side == BUY else plan.asks).prices[1:]:
+            if level >= price if side == BUY else level <= price:
+                count += 1
+        return count
 
     def _groups(self, instrument: Instrument, orders: list[int]) -> dict[int, int]:
         """The self-trade group of each order, as a number; orders of no group are left out."""

@@ -34,6 +34,7 @@ class OrderType(IntEnum):
     MARKET_TO_LIMIT = 2  #: trades like a market order, the rest becomes a limit at the price of its last fill
     STOP = 3  #: becomes MARKET when the last price reaches ``stop_price``
     STOP_LIMIT = 4  #: becomes LIMIT when the last price reaches ``stop_price``
+    IMBALANCE_ONLY = 5  #: outside the book; in an auction it fills what the other side has left over, up to its limit
 
 
 class TimeInForce(IntEnum):
@@ -95,6 +96,14 @@ class SelfTrade(IntEnum):
     CANCEL_BOTH = 4
     DECREMENT = 5  #: both lose the quantity of the smaller one
     REJECT = 6  #: the order is refused before any trade; in an auction as CANCEL_NEWEST
+
+
+class QuoteKind(IntEnum):
+    """What keeps a book from trading although it could: the next price would be too far away (market-rules 6)."""
+
+    NONE = 0  #: nothing
+    SPECIAL = 1  #: special quote: the next price lies outside the width around the last one
+    SEQUENTIAL = 2  #: sequential trade quote: orders that follow one another would run past two widths
 
 
 class CancelReason(IntEnum):

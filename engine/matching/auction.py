@@ -116,6 +116,27 @@ class Frozen:
             del queue[i]
             del self.amounts[place][i]
 
+    def let_in(self, side: int, price: int, orders: list[int], amounts: list[int]) -> None:
+        """Let ``orders`` take part with ``amounts``, behind all who can trade at ``price``."""
+        place = 1
+        while place < len(self.prices) and (
+            self.prices[place] >= price if side == BUY else self.prices[place] <= price
+        ):
+            place += 1
+        self.prices.insert(place, price)
+        self.queues.insert(place, orders)
+        self.amounts.insert(place, amounts)
+
+    def reaching(self, side: int, price: int) -> int:
+        """All that could trade at ``price`` (0: only what has no limit)."""
+        total = sum(self.amounts[0])
+        for place in range(1, len(self.prices)):
+            level = self.prices[place]
+            if price == 0 or (level < price if side == BUY else level > price):
+                break
+            total += sum(self.amounts[place])
+        return total
+
     def totals(self, prices: list[int], quantities: list[int]) -> int:
         """Append every price with what takes part there, best first; returns what has no limit."""
         for i in range(1, len(self.prices)):
@@ -215,12 +236,23 @@ def fills(
     lot: int,
     orders: list[int],
     peaks: dict[int, tuple[int, int]],
+    alike: int = 0,
 ) -> list[int]:
     """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach.
 
     ``peaks`` are orders that trade peak by peak, each of which is the last of its price: by number what the first peak
-    has and what each further one has. Such an order may stand in ``orders`` several times.
+    has and what each further one has. Such an order may stand in ``orders`` several times. ``alike`` is how many of the
+    first prices make one group, by time of entry, market orders among them; 0: the usual order.
     """
+    if alike:
+        entered: list[tuple[int, int, int]] = []
+        for place in range(alike):
+            for i, order in enumerate(frozen.queues[place]):
+                entered.append((table.priority[order], order, frozen.amounts[place][i]))
+        entered.sort()
+        orders.extend([order for _, order, _ in entered])
+        members = [table.participant(order) for order in orders]
+        return allocate(volume, [amount for _, _, amount in entered], allocation, members, [len(orders)], lot)
     quantities: list[int] = []
     participants: list[int] = []
     group_sizes: list[int] = []
@@ -265,6 +297,7 @@ class Plan:
         self.icebergs: list[int] = []
         self.cuts: Final[list[Cut]] = []
         self.matches: list[Match] = []
+        self.added: list[tuple[int, int]] = []  #: imbalance-only orders that take part, and how much of each
 
 
 def verify(
@@ -305,8 +338,9 @@ def verify(
         total += match.quantity
     if total != volume:
         raise InvariantBroken(f"Expected trades of {volume}, the auction's volume, got {total}")
-    demand = _claims(plan.bids, BUY, price, bought)
-    supply = _claims(plan.asks, SELL, price, sold)
+    alike = plan.result.sharing != ""
+    demand = _claims(plan.bids, BUY, price, bought, alike)
+    supply = _claims(plan.asks, SELL, price, sold, alike)
     if min(demand, supply) != volume or demand - supply != plan.result.surplus:
         text = f"Expected volume {volume} and surplus {plan.result.surplus} at {price}"
         raise InvariantBroken(f"{text}, got demand {demand} and supply {supply}")
@@ -316,8 +350,11 @@ def verify(
                 raise InvariantBroken(f"Market orders are left at {price}, and there all of them must fill")
 
 
-def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int]) -> int:
-    """All that could trade at ``price``. What trades is among it, better prices first, within each order."""
+def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int], alike: bool) -> int:
+    """All that could trade at ``price``. What trades is among it, within each order, and better prices come first.
+
+    The last is not asked where all who can trade are ``alike``.
+    """
     total = 0
     found = 0
     short = False
@@ -335,7 +372,7 @@ def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int]) -> in
                 filled += quantity
                 if quantity > amounts[i]:
                     raise InvariantBroken(f"Order {queue[i]} is to trade {quantity}, it has {amounts[i]}")
-        if filled and short:
+        if filled and short and not alike:
             raise InvariantBroken(f"Orders at {level} are to trade before others of side {side} with a better claim")
         whole = sum(amounts)
         short = short or filled < whole

@@ -58,15 +58,18 @@ class Equilibrium:
     """The result of an auction's pricing.
 
     ``price`` is 0 when there is none, and then the rest is 0 too. ``volume`` is what trades on each side, ``surplus``
-    is D - S at the price: above 0 buyers are left over, below 0 sellers.
+    is D - S at the price: above 0 buyers are left over, below 0 sellers. ``sharing`` is "" where market orders and
+    better limits come first, as they always do but at the edge of the closing range: there all who can trade at the
+    price are one group, which shares by this allocation rule (market-rules 6).
     """
 
-    __slots__ = ("price", "surplus", "volume")
+    __slots__ = ("price", "sharing", "surplus", "volume")
 
-    def __init__(self, price: int, volume: int, surplus: int) -> None:
+    def __init__(self, price: int, volume: int, surplus: int, sharing: str = "") -> None:
         self.price: Final[int] = price
         self.volume: Final[int] = volume
         self.surplus: Final[int] = surplus
+        self.sharing: Final[str] = sharing
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Equilibrium):
