@@ -539,6 +539,9 @@ class Engine(Quoting):
         if refusal is not None:
             return refusal
         if validity & FUNARI:  # it is a market order at the close, and may be worth as much
+            if instrument.rules.funding:
+                text = f"{instrument.code} is pre-funded and takes no orders that give up their limit"
+                return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.time_in_force`")
             refusal = check_price(0, command.quantity, True, instrument)
             if refusal is not None:
                 return refusal
@@ -1137,12 +1140,14 @@ class Engine(Quoting):
         if not 0 <= command.until_ns < 2**63:
             text = f"Expected a time in nanoseconds since the epoch, or 0, got {number(command.until_ns)}"
             return Refusal(Reason.BAD_TRANSITION, f"{text} - at `$.until_ns`")
+        if next_rules.matching != TRADE:
+            self._interrupt_quote(instrument, events)
         plan: Plan | None = None
         # A halt drops the auction, also one that ended in the non-cancel period before it; the orders stay for the call
         # that re-opens the book (market-rules 7).
         if next_rules.matching == AUCTION and not instrument.suspended and not instrument.dropped:
             try:
-                plan = self._plan_auction(instrument)
+                plan = self._plan_auction(instrument, next_rules)
             except InvariantBroken as fault:
                 self._set_aside(instrument, fault, events)
                 return set_aside(instrument, "phases")
@@ -1156,8 +1161,6 @@ class Engine(Quoting):
     def _entered(self, instrument: Instrument, plan: Plan | None, events: list[Event]) -> None:
         """What entering its present phase does with a book."""
         rules = instrument.phase_rules
-        if rules.matching != TRADE:
-            self._interrupt_quote(instrument, events)
         if rules.matching == AUCTION:
             instrument.dropped = instrument.dropped or instrument.suspended
             if plan is not None:
@@ -1189,19 +1192,14 @@ class Engine(Quoting):
         A funari order rests there already: it gives up its limit, and so its place, but not its time of entry.
         """
         table = self._orders
-        joining: list[tuple[int, int]] = []
-        for order in instrument.bound:
-            if table.is_open(order) and 1 << table.validity(order) & validities:
-                if order in instrument.imbalance:
-                    instrument.imbalance[order] = True
-                elif table.state[order] == WAITING or table.price[order]:
-                    joining.append((table.priority[order], order))
-        for _, order in sorted(joining):
+        for order, joined in instrument.imbalance.items():
+            instrument.imbalance[order] = joined or 1 << table.validity(order) & validities != 0
+        for order in self._joining(instrument, validities):
             if table.state[order] == WAITING:
                 table.state[order] = IN_BOOK
                 instrument.book.add(order)
                 events.append(self._activated(instrument, order))
-            elif table.validity(order) == TimeInForce.FUNARI:
+            else:
                 limit: int = table.price[order]
                 self._keep_original(order)
                 instrument.book.remove(order)

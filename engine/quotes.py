@@ -27,6 +27,7 @@ from typing import Final
 
 from engine.checks import Refusal, number, unknown_instrument
 from engine.events import Accepted, Activated, Amended, Cancelled, DayLimitsSet, Event, QuoteChanged, Traded
+from engine.faults import InvariantBroken
 from engine.market import Instrument, Quote
 from engine.matching import auction
 from engine.matching.book import BUY, GONE, PARTICIPANT_SHIFT, SELL, WAITING, Book
@@ -123,16 +124,16 @@ class Quoting(Protection):
             return instrument.upper
         return price
 
-    def _range(self, instrument: Instrument) -> tuple[int, int]:
-        """Where the book may trade by itayose as it stands: around the last price, or up to its quote."""
+    def _range(self, instrument: Instrument, widths: int) -> tuple[int, int]:
+        """Where the book may trade by itayose: ``widths`` around the last price, or up to its quote."""
         quote = instrument.quote
         if quote is None:
-            return self._around(instrument, instrument.reference, instrument.phase_rules.widths)
+            return self._around(instrument, instrument.reference, widths)
         low, high = self._around(instrument, quote.base, 1)
         return (low, quote.price) if quote.side == BUY else (quote.price, high)
 
     def _pressing(self, instrument: Instrument) -> int:
-        low, high = self._range(instrument)
+        low, high = self._range(instrument, instrument.phase_rules.widths)
         return pressing(BookClaims(instrument.book), low, high)
 
     # --- prices ------------------------------------------------------------------------------------------------------
@@ -140,27 +141,27 @@ class Quoting(Protection):
     def _equilibrium(self, instrument: Instrument) -> Equilibrium:
         if not self._waits_for_price(instrument):
             return super()._equilibrium(instrument)
-        low, high = self._range(instrument)
+        rules = instrument.phase_rules
+        low, high = self._range(instrument, rules.widths)
         claims = BookClaims(instrument.book)
         side = pressing(claims, low, high)
         if side == MATCH:
-            result = self._price_book(instrument, low, high)
-            return self._inside(instrument, claims, result, low, high)
-        return self._at_the_close(instrument, claims, side, low, high)
+            return self._inside(instrument, claims, self._price_book(instrument, low, high), low, high, rules.closes)
+        return self._at_the_close(instrument, claims, side, low, high) if rules.closes else Equilibrium(0, 0, 0)
 
     def _price_plan(self, instrument: Instrument, plan: auction.Plan) -> Equilibrium:
         if not self._waits_for_price(instrument):
             return super()._price_plan(instrument, plan)
-        low, high = self._range(instrument)
+        low, high = self._range(instrument, plan.widths)
         claims = FrozenClaims(plan)
         side = pressing(claims, low, high)
         if side == MATCH:
             result = self._price_frozen(instrument, plan, low, high)
-            return self._inside(instrument, claims, result, low, high)
-        return self._at_the_close(instrument, claims, side, low, high)
+            return self._inside(instrument, claims, result, low, high, plan.closes)
+        return self._at_the_close(instrument, claims, side, low, high) if plan.closes else Equilibrium(0, 0, 0)
 
     def _inside(
-        self, instrument: Instrument, claims: Claims, result: Equilibrium, low: int, high: int
+        self, instrument: Instrument, claims: Claims, result: Equilibrium, low: int, high: int, closes: bool
     ) -> Equilibrium:
         """Orders meet inside: at ``result``, or at an edge, since candidates end one tick beyond the limits."""
         if not result.price:
@@ -168,7 +169,7 @@ class Quoting(Protection):
             all_below = bid < low if bid else claims.best(SELL) < low
             return self._at(claims, low if all_below else high, "")
         limit = instrument.upper if result.surplus > 0 else instrument.lower
-        if instrument.phase_rules.closes and result.surplus and result.price == limit:
+        if closes and result.surplus and result.price == limit:
             return Equilibrium(result.price, result.volume, result.surplus, SIMULTANEOUS_RR)
         return result
 
@@ -182,7 +183,7 @@ class Quoting(Protection):
 
     def _at_the_close(self, instrument: Instrument, claims: Claims, side: int, low: int, high: int) -> Equilibrium:
         """Special execution at the edge of the closing range, or allocation at the day's limit."""
-        if side == NOBODY or not instrument.phase_rules.closes:
+        if side == NOBODY:
             return Equilibrium(0, 0, 0)
         at_limit = high == instrument.upper if side == BUY else low == instrument.lower
         return self._at(claims, high if side == BUY else low, SIMULTANEOUS_RR if at_limit else PRICE_TIME)
@@ -356,13 +357,16 @@ class Quoting(Protection):
         price = high if quote.side == BUY else low
         renewed = self._special(instrument, quote.side, price, base, quote.expires)
         instrument.quote = renewed
-        side = self._pressing(instrument)
-        if side == quote.side:
-            self._show(instrument, renewed, events)
-        elif side == MATCH:
-            self._uncross(instrument, events)
-        else:
-            self._follow(instrument, side, events)
+        try:
+            side = self._pressing(instrument)
+            if side == quote.side:
+                self._show(instrument, renewed, events)
+            elif side == MATCH:
+                self._uncross(instrument, events)
+            else:
+                self._follow(instrument, side, events)
+        except InvariantBroken as fault:
+            self._set_aside(instrument, fault, events)
         return None
 
     def _review_quotes(self, events: list[Event]) -> None:
@@ -370,11 +374,19 @@ class Quoting(Protection):
         for index in list(self._quoted):
             instrument = self._instruments[index]
             quote = instrument.quote
-            if quote is not None and self._touches(events, instrument.code):
+            if quote is None or not self._touches(events, instrument.code):
+                continue
+            try:
                 if quote.kind == QuoteKind.SPECIAL:
                     self._attempt(instrument, events)
                 elif self._pressing(instrument) == NOBODY:
                     self._end_quote(instrument, events)
+            except InvariantBroken as fault:
+                self._set_aside(instrument, fault, events)
+
+    def _set_aside(self, instrument: Instrument, fault: InvariantBroken, events: list[Event]) -> None:
+        super()._set_aside(instrument, fault, events)
+        self._interrupt_quote(instrument, events)
 
     def _touches(self, events: list[Event], code: str) -> bool:
         return any(

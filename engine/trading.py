@@ -56,11 +56,11 @@ from engine.matching.book import (
     OrderTable,
 )
 from engine.matching.itayose import Equilibrium
-from engine.profiles import FOK, IMMEDIATE, TRADE
+from engine.profiles import FOK, IMMEDIATE, TRADE, PhaseRules
 from engine.rebuild import is_sound, queue_of, rows_of
 from engine.tape import Tape
 from engine.ticket import SELF_TRADE_NONE
-from engine.types import PRICE_MAX, SIDES, CancelReason, OrderType, Phase, SelfTrade
+from engine.types import PRICE_MAX, SIDES, CancelReason, OrderType, Phase, SelfTrade, TimeInForce
 
 _NO_OPTIONS: Final = Options()
 # Names of another module are looked up at every use; these are not.
@@ -791,15 +791,25 @@ class Trading:
 
     def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
         """Hold one itayose: freeze, price, allocate, check; then print, and what has no place afterwards leaves."""
-        self._carry_out(instrument, self._plan_auction(instrument), events)
+        self._carry_out(instrument, self._plan_auction(instrument, instrument.phase_rules), events)
 
-    def _plan_auction(self, instrument: Instrument) -> auction.Plan:
-        """What an auction held now does, checked; nothing is changed. Raises ``InvariantBroken``."""
+    def _plan_auction(self, instrument: Instrument, rules: PhaseRules) -> auction.Plan:
+        """What an auction held now, in a phase of these rules, does; checked, and nothing is changed.
+
+        What joins the book with that phase takes part. Raises ``InvariantBroken``.
+        """
         table = self._orders
         reserves = instrument.reserves
-        bids = auction.freeze(table, instrument.book, BUY, instrument.index, reserves)
-        asks = auction.freeze(table, instrument.book, SELL, instrument.index, reserves)
-        plan = auction.Plan(bids, asks)
+        plan = self._freeze(instrument, rules)
+        bids = plan.bids
+        asks = plan.asks
+        for order in self._joining(instrument, rules.joins) if rules.joins else []:
+            frozen = bids if table.side(order) == BUY else asks
+            price = table.price[order]
+            if table.validity(order) == TimeInForce.FUNARI:
+                frozen.take_off(price, order, table.open[order])
+                price = 0
+            frozen.join(table.side(order), price, order, table.open[order])
         groups: dict[int, int] | None = None
         try:
             plan.result = self._price_plan(instrument, plan)
@@ -809,7 +819,7 @@ class Trading:
                     self._plan_cuts(instrument, plan)
             if plan.result.price:
                 if instrument.imbalance:
-                    self._plan_imbalance(instrument, plan)
+                    self._plan_imbalance(instrument, plan, rules.joins)
                 buys: list[int] = []
                 sells: list[int] = []
                 buy_fills = self._fills(instrument, plan, BUY, buys)
@@ -829,6 +839,24 @@ class Trading:
         )
         return plan
 
+    def _freeze(self, instrument: Instrument, rules: PhaseRules) -> auction.Plan:
+        bids = auction.freeze(self._orders, instrument.book, BUY, instrument.index, instrument.reserves)
+        asks = auction.freeze(self._orders, instrument.book, SELL, instrument.index, instrument.reserves)
+        return auction.Plan(bids, asks, rules.widths, rules.closes)
+
+    def _joining(self, instrument: Instrument, validities: int) -> list[int]:
+        """Orders that take their place in the book with a phase: those that wait for it, and funari orders, which lose
+        their limits. By time of entry; imbalance-only orders never have a place.
+        """
+        table = self._orders
+        joining: list[tuple[int, int]] = []
+        for order in instrument.bound:
+            if table.is_open(order) and 1 << table.validity(order) & validities and order not in instrument.imbalance:
+                funari = table.validity(order) == TimeInForce.FUNARI and table.price[order]
+                if table.state[order] == WAITING or funari:
+                    joining.append((table.priority[order], order))
+        return [order for _, order in sorted(joining)]
+
     def _price_plan(self, instrument: Instrument, plan: auction.Plan) -> Equilibrium:
         return self._price_frozen(instrument, plan, instrument.lower, instrument.upper)
 
@@ -844,7 +872,7 @@ class Trading:
             self._must_fill(instrument),
         )
 
-    def _plan_imbalance(self, instrument: Instrument, plan: auction.Plan) -> None:
+    def _plan_imbalance(self, instrument: Instrument, plan: auction.Plan, joins: int) -> None:
         """Let imbalance-only orders take what the other side has left over at the price, which stays as it is.
 
         Better limits come first, then earlier orders; all of them come behind the book. Where self-trades are
@@ -856,7 +884,8 @@ class Trading:
         left = abs(plan.result.surplus)
         side = SELL if plan.result.surplus > 0 else BUY
         ranked: list[tuple[int, int, int]] = []
-        for order, takes_part in instrument.imbalance.items():
+        for order, joined in instrument.imbalance.items():
+            takes_part = joined or 1 << table.validity(order) & joins != 0
             away = table.price[order] - price if side == SELL else price - table.price[order]
             if left and takes_part and table.side(order) == side and away <= 0:
                 ranked.append((away, table.priority[order], order))
@@ -890,12 +919,9 @@ class Trading:
         result = self._equilibrium(instrument)
         if not instrument.imbalance or not result.price:
             return result
-        table = self._orders
-        bids = auction.freeze(table, instrument.book, BUY, instrument.index, instrument.reserves)
-        asks = auction.freeze(table, instrument.book, SELL, instrument.index, instrument.reserves)
-        plan = auction.Plan(bids, asks)
+        plan = self._freeze(instrument, instrument.phase_rules)
         plan.result = result
-        self._plan_imbalance(instrument, plan)
+        self._plan_imbalance(instrument, plan, 0)
         return plan.result
 
     def _carry_out(self, instrument: Instrument, plan: auction.Plan, events: list[Event]) -> None:

@@ -116,6 +116,21 @@ class Frozen:
             del queue[i]
             del self.amounts[place][i]
 
+    def join(self, side: int, price: int, order: int, amount: int) -> None:
+        """Let ``order`` take part, last at ``price``."""
+        place = 1 if price else 0
+        while price and place < len(self.prices):
+            level = self.prices[place]
+            if level == price or (level < price if side == BUY else level > price):
+                break
+            place += 1
+        if place == len(self.prices) or self.prices[place] != price:
+            self.prices.insert(place, price)
+            self.queues.insert(place, [])
+            self.amounts.insert(place, [])
+        self.queues[place].append(order)
+        self.amounts[place].append(amount)
+
     def let_in(self, side: int, price: int, orders: list[int], amounts: list[int]) -> None:
         """Let ``orders`` take part with ``amounts``, behind all who can trade at ``price``."""
         place = 1
@@ -287,11 +302,16 @@ class Cut:
 
 
 class Plan:
-    """All that one auction is going to do. ``verify`` says whether it may."""
+    """All that one auction is going to do. ``verify`` says whether it may.
 
-    def __init__(self, bids: Frozen, asks: Frozen) -> None:
+    ``widths`` and ``closes`` are those of its phase (``PhaseRules``).
+    """
+
+    def __init__(self, bids: Frozen, asks: Frozen, widths: int, closes: bool) -> None:
         self.bids: Final = bids
         self.asks: Final = asks
+        self.widths: Final = widths
+        self.closes: Final = closes
         self.result: Equilibrium = Equilibrium(0, 0, 0)
         self.leaving: list[int] = []  #: orders that may not take part, in the order in which they leave
         self.icebergs: list[int] = []

@@ -426,6 +426,8 @@ def refused_by_the_table(profile: str, phase: Phase, order_type: Type, validity:
         first = phase in (Phase.PRE_OPEN, Phase.PRE_OPEN_NCP)
         taken = (TimeInForce.DAY, TimeInForce.ON_CLOSE, *([TimeInForce.ON_OPEN] if first else []))
         return order_type not in (Type.LIMIT, Type.MARKET) or option != "" or validity not in taken
+    if order_type == Type.IMBALANCE_ONLY:
+        return True  # no profile offers it by itself
     if validity not in (TimeInForce.DAY, GTC, GTD, *((IOC, FOK) if phase == Phase.CONTINUOUS else ())):
         return True
     if option == "iceberg" and order_type in (Type.MARKET, Type.MARKET_TO_LIMIT, Type.STOP):

@@ -35,8 +35,8 @@ from engine import (
     TimeInForce,
     Traded,
 )
-from engine.matching.itayose import equilibrium
-from engine.quotes import MATCH, NOBODY, Claims, pressing
+from engine.matching.auction import Frozen, Plan, price_frozen
+from engine.quotes import MATCH, NOBODY, FrozenClaims, pressing
 from engine.tables import TickTable
 from tests.market import CODE, TODAY, Market, every, only, refusal
 
@@ -556,22 +556,17 @@ def test_an_order_that_bids_beyond_the_first_limits_counts_as_at_the_limit() -> 
 # --- the question behind it all --------------------------------------------------------------------------------------
 
 
-class Books(Claims):
-    """Claims by walking over plain lists of (price, quantity), price 0 meaning no limit."""
-
-    def __init__(self, buys: list[tuple[int, int]], sells: list[tuple[int, int]]) -> None:
-        self.sides = (buys, sells)
-
-    def reaching(self, side: int, price: int) -> int:
-        return sum(
-            quantity
-            for limit, quantity in self.sides[side]
-            if not limit or (price and (limit >= price if side == 0 else limit <= price))
-        )
-
-    def best(self, side: int) -> int:
-        limits = [limit for limit, _ in self.sides[side] if limit]
-        return (min if side else max)(limits) if limits else 0
+def frozen(side: Side, orders: list[tuple[int, int]]) -> Frozen:
+    """One side of a book, from (price, quantity) of its orders; price 0: no limit."""
+    levels = {0: 0}
+    for price, quantity in orders:
+        levels[price] = levels.get(price, 0) + quantity
+    made = Frozen()
+    for price in sorted(levels, key=lambda price: (price > 0, price if side == Side.SELL else -price)):
+        made.prices.append(price)
+        made.queues.append([price + 1])
+        made.amounts.append([levels[price]])
+    return made
 
 
 orders = st.lists(st.tuples(st.sampled_from([0, *range(1, 13)]), st.integers(1, 6)), max_size=6)
@@ -582,7 +577,8 @@ def test_where_nobody_presses_and_orders_meet_some_price_inside_meets_the_three_
     buys: list[tuple[int, int]], sells: list[tuple[int, int]], low: int, width: int, reference: int
 ) -> None:
     high = low + width
-    claims = Books(buys, sells)
+    plan = Plan(frozen(Side.BUY, buys), frozen(Side.SELL, sells), 1, False)
+    claims = FrozenClaims(plan)
 
     def fits(price: int) -> bool:
         """All market orders fill, all better limits fill, and one side fills whole at the price itself."""
@@ -601,25 +597,7 @@ def test_where_nobody_presses_and_orders_meet_some_price_inside_meets_the_three_
         assert not any(fits(price) for price in range(1, 20))
     if answer != MATCH:
         return
-    levels: list[dict[int, int]] = [{}, {}]
-    for side in (0, 1):
-        for price, quantity in claims.sides[side]:
-            if price:
-                levels[side][price] = levels[side].get(price, 0) + quantity
-    bids = sorted(levels[0].items(), reverse=True)
-    asks = sorted(levels[1].items())
-    found = equilibrium(
-        [price for price, _ in bids],
-        [quantity for _, quantity in bids],
-        [price for price, _ in asks],
-        [quantity for _, quantity in asks],
-        claims.reaching(0, 0),
-        claims.reaching(1, 0),
-        TickTable([(0, 1)]),
-        low,
-        high,
-        reference,
-    )
+    found = price_frozen(plan.bids, plan.asks, TickTable([(0, 1)]), low, high, reference, "jpx_ose", True)
     if found.price:
         assert fits(found.price)
     else:  # candidates end one tick beyond the limits, and all of these are away from the range

@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (5, "0a10f8ca5c98bc412eb7ae77d7e449f2f22d4399df16edc0a419fdb81c338c37"),
-    "both-profiles.log": (5, "0239a8832967b2f05329dc422d52fbaaf402b62e6ec117bc6ef063b3df1c4d09"),
+    "start-day.log": (6, "8241132944d7a961c3911b47ee21b63fba20e7b5167c04b85e4d9d39cab6aae9"),
+    "both-profiles.log": (6, "1c3fd12ce79382644f5c8518bed71a7b3e8e288a8500715ef185296887ab3500"),
 }
 
 
