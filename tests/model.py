@@ -12,23 +12,29 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import msgspec
 
 from engine.commands import (
     AmendOrder,
+    BustTrade,
     CancelOrder,
     Command,
     Deposit,
+    Disconnected,
+    Kill,
     ListInstrument,
     MassCancel,
     NewOrder,
+    Restore,
     ResumeInstrument,
     SetCalendar,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
+    SetRiskLimits,
     SetTickTable,
     StartDay,
     SuspendInstrument,
@@ -40,20 +46,28 @@ from engine.events import (
     Amended,
     AuctionUncrossed,
     BalanceChanged,
+    CancelFrozen,
     Cancelled,
+    ConnectionLost,
     DayLimitsSet,
     DayStarted,
     DisplayChanged,
     Event,
     InstrumentListed,
+    KillSwitched,
+    LargeOrderAlerted,
     MassCancelled,
     PhaseChanged,
+    PhaseTimed,
     ReferenceDataSet,
     ReferencePriceSet,
     Rejected,
+    RiskLimitsSet,
     SelfTradePrevented,
+    TradeBusted,
     Traded,
     TradingStateChanged,
+    VolatilityInterrupted,
 )
 from engine.types import (
     PRICE_MAX,
@@ -108,6 +122,7 @@ PHASES = {
         Phase.CALL_AUCTION: Rule((Phase.CONTINUOUS, Phase.CALL, Phase.CLOSED)),
     },
 }
+NON_CANCEL = (Phase.PRE_OPEN_NCP, Phase.PRE_CLOSE_NCP)
 AUCTIONS = (Phase.OPENING_AUCTION, Phase.CLOSING_AUCTION, Phase.CALL_AUCTION)
 #: Before the closing call, an on-close order waits outside the book.
 BEFORE_THE_CLOSE = (Phase.PRE_OPEN, Phase.PRE_OPEN_NCP, Phase.OPENING_AUCTION, Phase.BREAK)
@@ -120,8 +135,8 @@ EXPIRES = {
     Phase.CLOSED: (DAY, IOC, FOK, ON_OPEN, ON_CLOSE),
 }
 DEFAULTS: dict[str, dict[str, int | str]] = {
-    "START": {"invalid_replace": "keep", "self_trade": "none"},
-    "CONTINUOUS": {"invalid_replace": "cancel_filled", "self_trade": "cancel_newest"},
+    "START": {"invalid_replace": "keep", "self_trade": "none", "cancel_on_disconnect": 1},
+    "CONTINUOUS": {"invalid_replace": "cancel_filled", "self_trade": "cancel_newest", "cancel_on_disconnect": 0},
 }
 OFFERED = {"START": (LIMIT, MARKET), "CONTINUOUS": (LIMIT, MARKET, MARKET_TO_LIMIT, STOP, STOP_LIMIT)}
 
@@ -184,6 +199,8 @@ class Book:
         self.rules = {**DEFAULTS[listed.profile], **listed.rules}
         self.phase = Phase.CLOSED
         self.suspended = False
+        self.until_ns = 0
+        self.dropped = False
         self.day = 0
         self.reference = listed.reference_price
         self.base = self.lower = self.upper = 0
@@ -203,11 +220,13 @@ class Book:
 
 
 class Refused(Exception):
-    """A command the market declines."""
+    """A command the market declines; what is said before and behind the refusal."""
 
-    def __init__(self, reason: Reason) -> None:
+    def __init__(self, reason: Reason, before: Iterable[Event] = (), behind: Iterable[Event] = ()) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.before = before
+        self.behind = behind
 
 
 def need(condition: object, reason: Reason) -> None:
@@ -253,9 +272,16 @@ class Model:
         self.references: set[str] = set()
         self.tick_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {"one": [(1, [(0, 1)])]}
         self.limit_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {}
+        self.time_ns = 0
+        self.killed: set[tuple[str, str]] = set()
+        self.risk_limits: dict[tuple[str, str], SetRiskLimits] = {}
+        self.passed: list[tuple[tuple[str, str], str, int]] = []  #: messages let through: limit, member, interval
+        self.tape: list[tuple[Order, Order, Traded]] = []
+        self.busted: set[int] = set()
 
-    def apply(self, command: Command, participant: str = "") -> list[Event]:
+    def apply(self, command: Command, participant: str = "", time_ns: int = 0) -> list[Event]:
         self.sequence += 1
+        self.time_ns = time_ns
         if isinstance(command, NewOrder | CancelOrder | AmendOrder | MassCancel):
             return self.member_command(command, participant)
         code = getattr(command, "instrument", "")
@@ -289,7 +315,7 @@ class Model:
                 answer, events = self.mass_cancel(command, member, book)
         except Refused as refused:
             answer = Rejected(member, name, refused.reason, "", book.code if book else "")
-            events = [answer]
+            events = [*refused.before, answer, *refused.behind]
         self.answers[member, name] = content, answer
         return events
 
@@ -332,6 +358,7 @@ class Model:
                 need(resting and resting[0].price, Reason.NO_OPPOSITE_LIMIT)
             self.check_counterparties(order, order.price, order.open)
         self.check_funds(order, order.price, order.open)
+        alerts = self.guard(order, order.id, order.total, order.price, new.confirmed, True)
         order.asked = self.sequence
         self.orders.append(order)
         answer = Accepted(
@@ -348,7 +375,46 @@ class Model:
             order.display,
             waiting=waiting,
         )
-        return answer, [answer, *([] if waiting else self.enter(order))]
+        return answer, [*alerts, answer, *([] if waiting else self.enter(order))]
+
+    def guard(self, order: Order, name: str, quantity: int, price: int, confirmed: bool, new: bool) -> list[Event]:
+        """Kill switch and pre-trade limits: market-rules 7, in the order of its table."""
+        book, member = order.book, order.member
+        pairs = [(member, book.code), (member, ""), ("", book.code), ("", "")]
+        need(not self.killed.intersection(pairs), Reason.KILLED)
+        limits = [self.risk_limits[pair] for pair in pairs if pair in self.risk_limits]
+        if price:
+            worst = price if order.side == BUY else max(price, book.reference)
+        else:
+            worst = book.upper or max(order.stop_price, book.reference)
+        units = book.listed.units_outstanding
+        need(all(0 < worst * quantity <= one.value_max for one in limits if one.value_max), Reason.VALUE_CAP)
+        need(all(quantity <= one.quantity_max for one in limits if one.quantity_max), Reason.QUANTITY_CAP)
+        if units:
+            share = Fraction(quantity * 10_000, units)
+            need(all(share <= one.share_max for one in limits if one.share_max), Reason.SHARE_CAP)
+            large = any(share > one.share_alert for one in limits if one.share_alert)
+        else:
+            large = False
+        alert = LargeOrderAlerted(member, name, book.code, quantity, units, confirmed)
+        if large and not confirmed:
+            raise Refused(Reason.NEEDS_CONFIRMATION, before=[alert])
+        for one in limits:
+            if one.collar and price and book.reference:
+                need(abs(price - book.reference) * 10_000 <= book.reference * one.collar, Reason.PRICE_COLLAR)
+        for one in limits:
+            if one.open_orders_max and new:
+                mine = [other for other in self.open_orders(member) if one.instrument in ("", other.book.code)]
+                need(len(mine) < one.open_orders_max, Reason.TOO_MANY_ORDERS)
+        passes = [
+            ((one.participant, one.instrument), member, self.time_ns // (one.interval_ms * 1_000_000))
+            for one in limits
+            if one.messages_max
+        ]
+        for one, message in zip([one for one in limits if one.messages_max], passes, strict=True):
+            need(self.passed.count(message) < one.messages_max, Reason.TOO_MANY_MESSAGES)
+        self.passed += passes
+        return [alert] if large else []
 
     def check_options(self, book: Book, new: NewOrder) -> None:
         is_stop = new.order_type in (STOP, STOP_LIMIT)
@@ -440,10 +506,25 @@ class Model:
 
     def cancel(self, cancel: CancelOrder, member: str) -> tuple[Event, list[Event]]:
         order = self.open_order(member, cancel.client_order_id)
-        need(order.book.rule.cancel, Reason.WRONG_PHASE)
+        if not order.book.rule.cancel:
+            told = self.frozen(order.book, member, cancel.request_id, order.id, order.validity in (GTC, GTD))
+            raise Refused(Reason.WRONG_PHASE, behind=told)
         shown = self.show_whole(order)
         answer = self.withdraw(order, CancelReason.MEMBER, cancel.request_id)
         return answer, [*shown, answer]
+
+    def frozen(self, book: Book, member: str, request: str, name: str, overnight: bool) -> list[Event]:
+        """Which phase takes a cancel again, told where it is known when the present one ends."""
+        if not book.until_ns:
+            return []
+        ways = [[book.phase]]
+        for way in ways:
+            for phase in book.phases[way[-1]].following:
+                if book.phases[phase].cancel or (phase == Phase.CLOSED and not overnight):
+                    return [CancelFrozen(member, request, name, book.code, phase, book.until_ns)]
+                if phase not in way:
+                    ways.append([*way, phase])
+        raise AssertionError(f"no phase of {book.code} takes cancels")
 
     def open_order(self, member: str, name: str) -> Order:
         order = self.find(member, name)
@@ -482,6 +563,9 @@ class Model:
             shown = self.show_whole(order)
             answer: Event = self.withdraw(order, CancelReason.REPLACED, amend.request_id)
             return answer, [*shown, answer]
+        alerts: list[Event] = []
+        if price != order.price or total > order.total:
+            alerts = self.guard(order, amend.request_id, total, price, amend.confirmed, False)
         keeps = price == order.price and (total < order.total or bool(book.rules.get("qty_up_keeps_priority")))
         visible = order.open - order.hidden
         shown = self.show_whole(order)
@@ -502,10 +586,10 @@ class Model:
         )
         order.total, order.open, order.price = total, total - filled, price
         if keeps:
-            return answer, [*shown, answer, *self.show(order, visible)]
+            return answer, [*alerts, *shown, answer, *self.show(order, visible)]
         order.asked = self.sequence
         order.turn = 0
-        return answer, [*shown, answer, *([] if order.waiting else self.enter(order))]
+        return answer, [*alerts, *shown, answer, *([] if order.waiting else self.enter(order))]
 
     def mass_cancel(self, mass: MassCancel, member: str, book: Book | None) -> tuple[Event, list[Event]]:
         need(book or not mass.instrument, Reason.UNKNOWN_INSTRUMENT)
@@ -516,14 +600,17 @@ class Model:
             if each.rule.cancel:
                 now += self.meant(each, member, mass, newest)
             else:
-                need(sum(each_member == member for each_member, _, _ in each.mass_cancels) < 100, Reason.WRONG_PHASE)
+                waiting = [one for one in each.mass_cancels if one[0] == member and one[1].request_id]
+                need(len(waiting) < 100, Reason.WRONG_PHASE)
+        told: list[Event] = []
         for each in [book] if book else self.books.values():
             if not each.rule.cancel:
                 each.mass_cancels.append((member, mass, newest))
+                told += self.frozen(each, member, mass.request_id, "", each.listed.profile == "CONTINUOUS")
         now.sort(key=lambda order: order.number)
         events = [event for order in now for event in self.leave(order, CancelReason.MASS_CANCEL, mass.request_id)]
         answer = MassCancelled(member, mass.request_id, len(now))
-        return answer, [*events, answer]
+        return answer, [*events, *told, answer]
 
     def meant(self, book: Book, member: str, mass: MassCancel, newest: int) -> list[Order]:
         return [
@@ -564,21 +651,27 @@ class Model:
         events: list[Event] = []
         book = order.book
         wanted = order.open
+        if not book.trades and order.validity in (IOC, FOK):  # a stop, triggered before a call opened
+            return [self.withdraw(order, CancelReason.REMAINDER)]
         if book.trades:
+            band = self.band(book)
+            around = book.reference
             needed = order.open if order.validity == FOK else order.minimum
-            if needed and self.obtainable(order) < needed:
+            if needed and self.obtainable(order, self.bound(order, order.price, band)) < needed:
                 return [self.withdraw(order, CancelReason.REMAINDER)]
             to_limit = order.type == MARKET_TO_LIMIT and not order.price
             resting = self.side(book, BUY if order.side == SELL else SELL)
             best = next((maker.price for maker in resting if maker.price), 0) if to_limit else 0
             limit = best or order.price
+            bound = self.bound(order, limit, band)
             price = 0
-            while order.alive:
-                meets = self.counterparties(order, limit)
+            outside = self.outside(order, limit, band)
+            while order.alive and not outside:
+                meets = self.counterparties(order, bound)
                 if not meets:
                     break
                 maker, chunk = meets[0]
-                at = self.price_with(order, maker, limit)
+                at = self.price_with(order, maker, bound)
                 if order.mode > SelfTrade.NONE and maker.group() and maker.group() == order.group():
                     events += self.prevent(order, maker, at)
                     continue
@@ -593,12 +686,16 @@ class Model:
                 events += self.fill(newer, maker, at, min(newer.open, maker.open))
             if not order.alive:
                 return events
+            outside = outside or self.outside(order, limit, band)
+            if outside:
+                events.append(VolatilityInterrupted(book.code, outside, around, *band))
+                events += self.open_call(book, int(book.rules.get("volatility_call_seconds", 300)))
             if order.validity in (IOC, FOK):
                 return [*events, self.withdraw(order, CancelReason.REMAINDER)]
             if to_limit and (price or best):
                 order.price = price or best
                 events.append(self.changed(order, order.open, 0))
-            if not order.price and not book.rules.get("market_rests"):
+            if not order.price and not book.rules.get("market_rests") and book.trades:
                 return [*events, self.withdraw(order, CancelReason.REMAINDER)]
         self.turns += 1
         order.turn = self.turns
@@ -606,6 +703,33 @@ class Model:
         if peak and book.rules.get("iceberg_entry") == "rest_of_peak":
             peak -= (wanted - order.open) % peak
         return events + self.show(order, peak)
+
+    def band(self, book: Book) -> tuple[int, int]:
+        """The prices at which an order may trade: all of them where nobody has asked for a band."""
+        width = int(book.rules.get("volatility_band", 0)) * book.reference
+        if not width:
+            return 0, 0
+        prices = [p for p in range(2 * book.reference + 1) if abs(p - book.reference) * 10_000 <= width]
+        return prices[0], prices[-1]
+
+    def bound(self, order: Order, limit: int, band: tuple[int, int]) -> int:
+        low, high = band
+        if not high:
+            return limit
+        return min(limit or high, high) if order.side == BUY else max(limit, low, 1)
+
+    def outside(self, order: Order, limit: int, band: tuple[int, int]) -> int:
+        """The price of the next trade, if it lies outside the band; otherwise 0."""
+        meets = self.counterparties(order, limit)
+        if not meets or not band[1]:
+            return 0
+        price = self.price_with(order, meets[0][0], limit)
+        return 0 if band[0] <= price <= band[1] else price
+
+    def open_call(self, book: Book, seconds: int) -> list[Event]:
+        before, book.phase = book.phase, Phase.CALL
+        book.until_ns = self.time_ns + seconds * 10**9
+        return [PhaseChanged(book.code, Phase.CALL, before), PhaseTimed(book.code, Phase.CALL, book.until_ns)]
 
     def counterparties(self, order: Order, limit: int) -> list[tuple[Order, int]]:
         """Whom an incoming order would meet, one after the other, and with how much each time: peak by peak."""
@@ -636,9 +760,9 @@ class Model:
         prices = [price for price in (order.book.reference, limit, *limits) if price]
         return (min(prices) if order.side == BUY else max(prices)) if prices else 0
 
-    def obtainable(self, order: Order) -> int:
+    def obtainable(self, order: Order, limit: int) -> int:
         total = 0
-        for maker, chunk in self.counterparties(order, order.price):
+        for maker, chunk in self.counterparties(order, limit):
             if order.mode > SelfTrade.NONE and maker.group() and maker.group() == order.group():
                 if order.mode == SelfTrade.CANCEL_OLDEST:
                     continue
@@ -727,14 +851,8 @@ class Model:
         self.trades += 1
         buy.open -= quantity
         sell.open -= quantity
-        funding = book.rules.get("funding", "off")
-        for order, sign in ((buy, 1), (sell, -1)):
-            place = order.member, order.account
-            if funding in ("cash", "both"):
-                self.funds["", *place] = self.funds.get(("", *place), 0) - sign * price * quantity
-            if funding in ("units", "both"):
-                self.funds[book.code, *place] = self.funds.get((book.code, *place), 0) + sign * quantity
-        return Traded(
+        self.move_funds(buy, sell, price, quantity)
+        traded = Traded(
             self.trades,
             book.code,
             price,
@@ -755,6 +873,18 @@ class Model:
             buy.price,
             sell.price,
         )
+        self.tape.append((buy, sell, traded))
+        return traded
+
+    def move_funds(self, buy: Order, sell: Order, price: int, quantity: int) -> None:
+        funding = buy.book.rules.get("funding", "off")
+        for order, sign in ((buy, 1), (sell, -1)):
+            place = order.member, order.account
+            if funding in ("cash", "both"):
+                self.funds["", *place] = self.funds.get(("", *place), 0) - sign * price * quantity
+            if funding in ("units", "both"):
+                code = order.book.code
+                self.funds[code, *place] = self.funds.get((code, *place), 0) + sign * quantity
 
     def withdraw(self, order: Order, reason: CancelReason, request: str = "") -> Cancelled:
         order.gone = True
@@ -1000,11 +1130,15 @@ class Model:
             return [ReferenceDataSet("limit_table", command.table, command.effective)]
         if isinstance(command, Deposit | Withdraw):
             return self.book_funds(command)
+        if isinstance(command, Kill | Restore | SetRiskLimits | Disconnected):
+            return self.protect(command)
+        if isinstance(command, BustTrade):
+            return self.bust(command.trade_id)
         assert isinstance(command, SetPhase | SetReferencePrice | SuspendInstrument | ResumeInstrument)
         need(command.instrument in self.books, Reason.UNKNOWN_INSTRUMENT)
         book = self.books[command.instrument]
         if isinstance(command, SetPhase):
-            return self.set_phase(book, command.phase)
+            return self.set_phase(book, command.phase, command.until_ns)
         if isinstance(command, SetReferencePrice):
             need(1 <= command.price <= PRICE_MAX, Reason.BAD_PRICE)
             need(not book.day or on_grid(book.ticks, command.price), Reason.OFF_TICK)
@@ -1012,9 +1146,91 @@ class Model:
             return [ReferencePriceSet(book.code, command.price)]
         suspend = isinstance(command, SuspendInstrument)
         need(book.suspended != suspend, Reason.BAD_TRANSITION)
-        need(suspend or book.phase != Phase.CONTINUOUS or not self.crossed(book), Reason.BAD_TRANSITION)
-        book.suspended = suspend
-        return [TradingStateChanged(book.code, suspend), *self.wake_stops(book)]
+        return self.suspend(book) if suspend else self.resume(book)
+
+    def suspend(self, book: Book) -> list[Event]:
+        book.suspended = True
+        if book.phase in NON_CANCEL:
+            book.dropped = True
+        events: list[Event] = [TradingStateChanged(book.code, True)]
+        for order in self.alive(book) if book.rules.get("halt_resting") == "purge" else ():
+            events += self.leave(order, CancelReason.HALT)
+        return events
+
+    def resume(self, book: Book) -> list[Event]:
+        seconds = int(book.rules.get("reopen_call_seconds", 0))
+        calls = seconds and (book.phase in (Phase.CONTINUOUS, Phase.CALL) or book.dropped)
+        need(calls or book.phase != Phase.CONTINUOUS or not self.crossed(book), Reason.BAD_TRANSITION)
+        book.suspended = False
+        events: list[Event] = [TradingStateChanged(book.code, False)]
+        if calls and book.phase == Phase.CALL:
+            book.until_ns = self.time_ns + seconds * 10**9
+            return [*events, PhaseTimed(book.code, Phase.CALL, book.until_ns)]
+        if calls:
+            return [*events, *self.open_call(book, seconds), *self.entered(book)]
+        return [*events, *self.wake_stops(book)]
+
+    # --- protection --------------------------------------------------------------------------------------------------
+
+    def protect(self, command: Kill | Restore | SetRiskLimits | Disconnected) -> list[Event]:
+        member = command.participant
+        need(member or not isinstance(command, Disconnected), Reason.BAD_IDENTITY)
+        need(not member or re.fullmatch("[a-z0-9-]{1,16}", member), Reason.BAD_IDENTITY)
+        if isinstance(command, Disconnected):
+            return self.disconnected(member)
+        need(not command.instrument or command.instrument in self.books, Reason.UNKNOWN_INSTRUMENT)
+        pair = (member, command.instrument)
+        if isinstance(command, SetRiskLimits):
+            values = [getattr(command, name) for name in command.__struct_fields__]
+            self.risk_limits[pair] = command
+            self.passed = [message for message in self.passed if message[0] != pair]
+            return [RiskLimitsSet(*values)]
+        need((pair in self.killed) == isinstance(command, Restore), Reason.BAD_TRANSITION)
+        if isinstance(command, Restore):
+            self.killed.remove(pair)
+            return [KillSwitched(*pair, False, 0)]
+        self.killed.add(pair)
+        meant = [o for o in self.orders if o.alive and member in ("", o.member) and pair[1] in ("", o.book.code)]
+        events: list[Event] = [KillSwitched(*pair, True, len(meant))]
+        for order in meant:
+            events += self.leave(order, CancelReason.KILL)
+        return events
+
+    def disconnected(self, member: str) -> list[Event]:
+        now: list[Order] = []
+        books: list[Book] = []
+        for order in self.open_orders(member):
+            book = order.book
+            said = [
+                limits.cancel_on_disconnect
+                for pair in ((member, book.code), (member, ""), ("", book.code), ("", ""))
+                if (limits := self.risk_limits.get(pair)) and limits.cancel_on_disconnect is not None
+            ]
+            goes = said[0] if said else book.rules["cancel_on_disconnect"]
+            if not goes or book.phase == Phase.CLOSED:
+                continue
+            if book.rule.cancel:
+                now.append(order)
+            elif book not in books:
+                books.append(book)
+        events: list[Event] = [ConnectionLost(member, len(now), len(books))]
+        for order in now:
+            events += self.leave(order, CancelReason.DISCONNECT)
+        for book in books:
+            book.mass_cancels = [one for one in book.mass_cancels if one[0] != member or one[1].request_id]
+            book.mass_cancels.append((member, MassCancel(""), len(self.orders)))
+        return events
+
+    def bust(self, number: int) -> list[Event]:
+        need(1 <= number <= self.trades, Reason.UNKNOWN_TRADE)
+        need(number not in self.busted, Reason.TRADE_BUSTED)
+        self.busted.add(number)
+        buy, sell, traded = self.tape[number - 1]
+        self.move_funds(buy, sell, traded.price, -traded.quantity)
+        terms = number, buy.book.code, traded.price, traded.quantity
+        bought = buy.member, buy.id, buy.number, buy.account
+        sold = sell.member, sell.id, sell.number, sell.account
+        return [TradeBusted(*terms, *bought, *sold, traded.trade_date, buy.book.listed.units_outstanding)]
 
     def wake_stops(self, book: Book) -> list[Event]:
         """Trading begins or goes on: stops that the last price has reached enter."""
@@ -1115,13 +1331,25 @@ class Model:
         business = (day for day in following if self.is_business_day(as_number(day)))
         return as_number([next(business) for _ in range(days + 1)][-1])
 
-    def set_phase(self, book: Book, phase: Phase) -> list[Event]:
+    def set_phase(self, book: Book, phase: Phase, until_ns: int) -> list[Event]:
         need(self.date and book.day == self.date, Reason.NO_DAY)
         need(phase in book.rule.following, Reason.BAD_TRANSITION)
         need(phase != Phase.CONTINUOUS or not self.crossed(book), Reason.BAD_TRANSITION)
         events: list[Event] = [PhaseChanged(book.code, phase, book.phase)]
         book.phase = phase
-        held = phase in AUCTIONS and not book.suspended
+        book.until_ns = until_ns
+        if until_ns:
+            events.append(PhaseTimed(book.code, phase, until_ns))
+        return [*events, *self.entered(book)]
+
+    def entered(self, book: Book) -> list[Event]:
+        phase = book.phase
+        events: list[Event] = []
+        if phase in AUCTIONS:
+            book.dropped = book.dropped or book.suspended
+        else:
+            book.dropped = book.suspended and phase in NON_CANCEL
+        held = phase in AUCTIONS and not book.dropped
         if held:
             events += self.uncross(book)
         if held or phase not in AUCTIONS:
@@ -1143,7 +1371,8 @@ class Model:
         if book.rule.cancel:
             for member, mass, newest in book.mass_cancels:
                 for order in self.meant(book, member, mass, newest):
-                    events += self.leave(order, CancelReason.MASS_CANCEL, mass.request_id)
+                    reason = CancelReason.MASS_CANCEL if mass.request_id else CancelReason.DISCONNECT
+                    events += self.leave(order, reason, mass.request_id)
             book.mass_cancels = []
         return events
 

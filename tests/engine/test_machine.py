@@ -30,18 +30,23 @@ from hypothesis.stateful import (
 import engine
 from engine.commands import (
     AmendOrder,
+    BustTrade,
     CancelOrder,
     Command,
     Deposit,
+    Disconnected,
+    Kill,
     LimitRow,
     ListInstrument,
     MassCancel,
     NewOrder,
+    Restore,
     ResumeInstrument,
     SetCalendar,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
+    SetRiskLimits,
     SetTickTable,
     StartDay,
     SuspendInstrument,
@@ -99,6 +104,19 @@ ODD = [
 ]
 
 
+#: Limits that bite where quantities are a few lots and prices near 100.
+LIMITS: list[dict[str, Any]] = [
+    {"quantity_max": 3},
+    {"value_max": 300},
+    {"share_alert": 300},
+    {"share_alert": 100, "share_max": 400},
+    {"collar": 200},
+    {"open_orders_max": 3},
+    {"messages_max": 2, "interval_ms": 1},
+    {"messages_max": 4, "interval_ms": 2, "quantity_max": 4},
+    {"cancel_on_disconnect": True},
+    {"cancel_on_disconnect": False},
+]
 RARE = ("iceberg", "stop", "stop_limit", "to_limit", "post", "minimum", "own", "until")
 
 
@@ -139,6 +157,9 @@ deviations = st.fixed_dictionaries(
         "self_trade_group": st.sampled_from(["participant", "account"]),
         "qty_up_keeps_priority": st.sampled_from([0, 1]),
         "funding": st.sampled_from(["off", "off", "cash", "units", "both"]),
+        "halt_resting": st.sampled_from(["keep", "keep", "purge"]),
+        "reopen_call_seconds": st.sampled_from([0, 300]),
+        "cancel_on_disconnect": st.sampled_from([0, 1]),
     },
 )
 variants = st.fixed_dictionaries(
@@ -148,6 +169,7 @@ variants = st.fixed_dictionaries(
         "mtl_needs_limit": st.sampled_from([0, 1]),
         "iceberg_entry": st.sampled_from(["fresh_peak", "rest_of_peak"]),
         "iceberg_uncross": st.sampled_from(["whole", "peak"]),
+        "volatility_band": st.sampled_from([0, 100, 300, 400]),
     },
 )
 
@@ -178,10 +200,13 @@ class MarketMachine(RuleBasedStateMachine):
         self.traded: dict[int, int] = {}
         self.cancelled: dict[int, int] = {}
         self.levels: dict[tuple[str, Side, int], int] = {}
+        self.skip = 0  #: nanoseconds that pass before the next command
 
     def send(self, command: Command, member: str = "") -> list[Event]:
-        got = self.engine.apply(command, member, self.engine.time_ns + 1)
-        want = self.model.apply(command, member)
+        now = self.engine.time_ns + 1 + self.skip
+        self.skip = 0
+        got = self.engine.apply(command, member, now)
+        want = self.model.apply(command, member, now)
         for event in got:
             assert not isinstance(event, Rejected) or event.text
         assert [msgspec.structs.replace(e, text="") if isinstance(e, Rejected) else e for e in got] == want
@@ -259,6 +284,7 @@ class MarketMachine(RuleBasedStateMachine):
         shared = {"lot": lot, "tick_table": tick_table, "limit_table": limit_table, "reference_price": reference}
         if variant.get("market_rests") and zaraba.get("funding") in ("cash", "both"):
             zaraba = {**zaraba, "funding": "units"}
+        shared["units_outstanding"] = 100 * lot
         self.send(ListInstrument(CALLS, **shared, rules=calls))
         self.send(ListInstrument(ZARABA, "CONTINUOUS", **shared, settlement_days=0, rules={**zaraba, **variant}))
         self.lot = lot
@@ -296,7 +322,8 @@ class MarketMachine(RuleBasedStateMachine):
     @rule(code=codes, which=st.sampled_from([0, 0, 0, 1, 2]))
     def go_on(self, code: str, which: int) -> None:
         following = self.model.books[code].rule.following
-        self.send(SetPhase(code, following[min(which, len(following) - 1)]))
+        until_ns = self.ids % 2 * 77
+        self.send(SetPhase(code, following[min(which, len(following) - 1)], until_ns))
 
     @rule(
         what=st.sampled_from(
@@ -370,7 +397,16 @@ class MarketMachine(RuleBasedStateMachine):
         validity = VALIDITIES[code][deed.pick % len(VALIDITIES[code])]
         quantity = deed.lots * self.lot
         account = ("", "a")[deed.pick % 2]
-        order = NewOrder(name, code, deed.side, quantity, deed.price, time_in_force=validity, account=account)
+        order = NewOrder(
+            name,
+            code,
+            deed.side,
+            quantity,
+            deed.price,
+            time_in_force=validity,
+            account=account,
+            confirmed=deed.pick % 5 == 4,
+        )
         if deed.what == "limit":
             self.send(order, deed.member)
         elif deed.what == "market":
@@ -415,6 +451,7 @@ class MarketMachine(RuleBasedStateMachine):
 
     def ask_again(self, code: str, deed: Deed) -> None:
         """The same command again, or its id for another one."""
+        self.skip = 0
         if not self.sent:
             return
         command, member = self.sent[-1 - deed.pick % min(len(self.sent), 20)]
@@ -444,6 +481,40 @@ class MarketMachine(RuleBasedStateMachine):
     def mass_cancel(self, member: str, code: str, side: Side | None, low: int, high: int, account: str) -> None:
         self.send(MassCancel(self.new_id(), code, side, low, high, account), member)
 
+    # --- the operator ------------------------------------------------------------------------------------------------
+
+    @rule(
+        what=st.sampled_from(["kill", "limits", "limits", "limits", "bust", "disconnect", "disconnect"]),
+        member=st.sampled_from([*MEMBERS, *MEMBERS, "", "ICHI", "shi"]),
+        code=st.sampled_from(["", CALLS, ZARABA, CALLS, ZARABA, "UNKNOWN"]),
+        doings=st.lists(deeds, min_size=1, max_size=6),
+        lasts=st.booleans(),
+    )
+    def the_operator_protects(self, what: str, member: str, code: str, doings: list[Deed], lasts: bool) -> None:
+        """Something is stopped or limited; members go on; mostly it is taken back."""
+        deed = doings[0]
+        self.skip = deed.lots // 4 * 1_000_000
+        if what == "kill":
+            self.send(Kill(member, code))
+        elif what == "limits":
+            limits = dict(LIMITS[deed.pick % len(LIMITS)])
+            for name in ("quantity_max", "value_max"):
+                if name in limits:
+                    limits[name] *= self.lot
+            self.send(SetRiskLimits(member, code, **limits))
+        elif what == "bust":
+            self.send(BustTrade(1 + deed.pick % (self.model.trades + 2)))
+        else:
+            self.send(Disconnected(member))
+        for doing in doings:
+            self.do(code if code in (CALLS, ZARABA) else (CALLS, ZARABA)[doing.pick % 2], doing)
+        if what == "disconnect":
+            self.send(Disconnected(member))
+        elif what == "kill" and (not lasts or "" in (member, code)):
+            self.send(Restore(member, code))
+        elif what == "limits" and not lasts:
+            self.send(SetRiskLimits(member, code))
+
     # --- what must be the same, and what must always hold ------------------------------------------------------------
 
     @invariant()
@@ -459,6 +530,7 @@ class MarketMachine(RuleBasedStateMachine):
             assert (view.phase, view.suspended, view.reference_price) == (book.phase, book.suspended, book.reference)
             assert (view.base_price, view.lower_limit, view.upper_limit) == (book.base, book.lower, book.upper)
             assert (view.last_price, view.last_quantity) == (book.last_price, book.last_quantity)
+            assert (view.until_ns, view.dropped) == (book.until_ns, book.dropped)
             seen = self.engine.indicative(code)
             assert (seen.price, seen.volume, seen.surplus) == self.model.indicative(code)
 
