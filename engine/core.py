@@ -67,17 +67,22 @@ from engine.commands import (
     OperatorConfirm,
     OperatorDecline,
     OperatorRequest,
+    PermitMember,
     RebuildInstrument,
     RenewQuote,
     Restore,
     ResumeInstrument,
     SetCalendar,
+    SetEligibility,
+    SetHolder,
     SetLimitTable,
     SetPhase,
     SetQuoteTable,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
+    SetTokenStatus,
+    SetWindow,
     StartDay,
     SuspendInstrument,
     Withdraw,
@@ -92,6 +97,7 @@ from engine.events import (
     InstrumentRebuilt,
     MassCancelled,
     OperatorRequested,
+    OrderMarked,
     PhaseChanged,
     PhaseTimed,
     ReferencePriceSet,
@@ -99,9 +105,9 @@ from engine.events import (
     TradingStateChanged,
 )
 from engine.faults import InvariantBroken
-from engine.funding import Balance, Funding
+from engine.funding import Balance
 from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode, spell
-from engine.market import ASIDE, FUNDED, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
+from engine.market import ASIDE, FUNDED, RESTRICTED, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
 from engine.matching.auction import Plan
 from engine.matching.book import (
     BUY,
@@ -181,7 +187,6 @@ class Engine(Quoting):
         self._fast: Final = (book or DEFAULT_BOOK) == FAST
         self._reference: Final = ReferenceData()
         self._operators: Final = Operators()
-        self._funding: Final = Funding(self._orders, self._instruments, self._identities)
         self._funded: bool = False  #: whether some instrument is pre-funded
         #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
         self._rows_digests: Final[dict[int, bytes]] = {}
@@ -239,7 +244,12 @@ class Engine(Quoting):
             | RebuildInstrument
             | Deposit
             | Withdraw
-            | RenewQuote,
+            | RenewQuote
+            | SetEligibility
+            | SetTokenStatus
+            | PermitMember
+            | SetHolder
+            | SetWindow,
         ):
             instrument = command.instrument if is_code(command.instrument) else ""
         elif isinstance(command, OperatorRequest | OperatorConfirm | OperatorDecline):
@@ -290,9 +300,16 @@ class Engine(Quoting):
             refusal = self._rebuild(command, events)
         elif isinstance(command, Deposit | Withdraw):
             refusal = self._funding.book(command, self._by_code, events)
+        elif isinstance(command, SetEligibility):
+            refusal = self._set_eligibility(command, events)
+        elif isinstance(command, SetTokenStatus):
+            refusal = self._set_token_status(command, events)
+        elif isinstance(command, PermitMember):
+            refusal = self._permit(command, events)
+        elif isinstance(command, SetHolder):
+            refusal = self._set_holder(command, events)
         else:
-            text = f"Expected a command that this build knows, got {type(command).__name__}"
-            refusal = Refusal(Reason.NOT_OFFERED, text)
+            refusal = self._set_window(command, events)
         if refusal is not None:
             events.append(Rejected("", "", refusal.reason, refusal.text, instrument))
 
@@ -417,7 +434,9 @@ class Engine(Quoting):
         instrument = self._by_code.get(command.instrument)
         refusal = self._check_new(command, instrument, member)
         if refusal is None and instrument is not None and (member.guards or instrument.guards):
-            if instrument.guards & FUNDED:
+            if instrument.guards & RESTRICTED:
+                refusal = self._check_holder(instrument, member.name, command.account, command.side, command.quantity)
+            if refusal is None and instrument.guards & FUNDED:
                 refusal = self._funding.check(
                     instrument, member.name, command.account, command.side, command.price, command.quantity
                 )
@@ -465,7 +484,10 @@ class Engine(Quoting):
         )
         self._identities.remember(member, command.client_order_id, WAITING_ORDER if waiting else ORDER, order)
         member.enter(self._orders, order)
+        said = len(events)
         events.append(self._accepted(command, member, order, waiting, False))
+        if instrument.guards & RESTRICTED and self._marks(instrument):
+            events.append(OrderMarked(member.name, command.client_order_id, order, instrument.code))
         if validity & ~(OVERNIGHT | IMMEDIATE | DAY):
             instrument.bound.append(order)
         if options is not None:
@@ -487,16 +509,14 @@ class Engine(Quoting):
             if len(events) > entered:
                 self._give_up(order, events)
             else:
-                self._forget(instrument, order, member, command, events)
+                del events[said:]
+                self._forget(instrument, order, member, command)
                 refusal = set_aside(instrument, "orders")
                 self._refuse(member, command.client_order_id, command.command, refusal, instrument.code, events)
             self._set_aside(instrument, fault, events)
 
-    def _forget(
-        self, instrument: Instrument, order: int, member: Member, command: OrderTicket, events: list[Event]
-    ) -> None:
+    def _forget(self, instrument: Instrument, order: int, member: Member, command: OrderTicket) -> None:
         """The newest order, which has not come to its book, never was."""
-        events.pop()  # that it was accepted
         if instrument.bound and instrument.bound[-1] == order:
             instrument.bound.pop()
         self._options.pop(order, None)
@@ -520,6 +540,10 @@ class Engine(Quoting):
             return wrong_phase(instrument, "new orders")
         if instrument.suspended and not instrument.rules.queue_in_halt:
             return suspended(instrument)
+        if instrument.guards & RESTRICTED:
+            refusal = self._check_open_to(instrument, member.name)
+            if refusal is not None:
+                return refusal
         refusal = check_offered(command, instrument, validity)
         if refusal is not None:
             return refusal
@@ -676,7 +700,13 @@ class Engine(Quoting):
             ):
                 # An order that is refused here stays: it is not the amend that is wrong, but what it would come to.
                 options = self._options.get(order)
-                if instrument.guards & FUNDED:
+                if instrument.guards & RESTRICTED:
+                    refusal = self._check_open_to(instrument, member.name)
+                    if refusal is None:
+                        refusal = self._check_holder(
+                            instrument, member.name, table.account[order], table.side(order), quantity - filled, order
+                        )
+                if refusal is None and instrument.guards & FUNDED:
                     refusal = self._funding.check_amend(order, instrument, price, quantity - filled)
                 if refusal is None:
                     refusal = self._guard(
@@ -998,6 +1028,8 @@ class Engine(Quoting):
             self._set_limits(instrument, instrument.reference, events)
             instrument.book.set_step(instrument.ticks.step(instrument.lower, instrument.upper))
             self._revalidate(instrument, events)
+            if instrument.guards & RESTRICTED:
+                self._begin_day(instrument, events)
         return None
 
     def _revalidate(self, instrument: Instrument, events: list[Event]) -> None:
@@ -1145,7 +1177,7 @@ class Engine(Quoting):
         plan: Plan | None = None
         # A halt drops the auction, also one that ended in the non-cancel period before it; the orders stay for the call
         # that re-opens the book (market-rules 7).
-        if next_rules.matching == AUCTION and not instrument.suspended and not instrument.dropped:
+        if next_rules.matching == AUCTION and not (instrument.suspended or instrument.dropped or instrument.in_window):
             try:
                 plan = self._plan_auction(instrument, next_rules)
             except InvariantBroken as fault:
@@ -1179,6 +1211,7 @@ class Engine(Quoting):
                 self._expire(instrument, rules.expires, events)
             if rules.joins:
                 self._join(instrument, rules.joins, events)
+        self._sweep(instrument, events)
         if rules.matching == TRADE and not instrument.suspended:
             self._resume_stops(instrument, events)
         if rules.cancel and instrument.deferred:
@@ -1353,6 +1386,8 @@ class Engine(Quoting):
             digest.update(part)
         for held in self._funding.key():
             digest.update(encode(held))
+        for index in sorted(self._policies):
+            digest.update(encode([index, self._policies[index].key()]))
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:
@@ -1429,5 +1464,6 @@ class Engine(Quoting):
         if len(known) != len(resting) or not resting.issuperset(known):
             raise InvariantBroken("The members know of other open orders than the books")
         self._check_protection()
+        self._check_eligibility()
         if self._funded:
             self._funding.verify([(order, self._instruments[table.instrument(order)]) for order in sorted(resting)])

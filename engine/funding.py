@@ -91,6 +91,14 @@ class Funding:
         holding = self._holdings.get((instrument, participant, account))
         return (holding.total, holding.locked, holding.buying) if holding is not None else (0, 0, 0)
 
+    def lock_of(self, order: int) -> int:
+        """Yen or units that an order has locked."""
+        return self._locks.get(order, 0)
+
+    def buying_of(self, order: int) -> int:
+        """Units that an order may yet buy, where units are counted."""
+        return self._buying.get(order, 0)
+
     def holders(self, instrument: str) -> int:
         """Accounts that have units of an instrument, or may come to have some by an open order."""
         found = [holding for key, holding in self._holdings.items() if key[0] == instrument]

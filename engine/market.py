@@ -64,6 +64,9 @@ class InstrumentView(NamedTuple):
     quote_side: Side = Side.BUY
     quote_price: int = 0
     quote_due_ns: int = 0
+    in_window: bool = False  #: a record date, a distribution or a freeze: it takes no orders
+    supervision: bool = False
+    termination: bool = False
 
 
 class Options:
@@ -189,6 +192,9 @@ class Instrument:
         self.guards: int = FUNDED if rules.funding else 0  #: a mask of ``PROTECTED`` …
         self.set_aside: bool = False  #: its book contradicts itself, see ``engine/rebuild.py``
         self.frozen: bool = False  #: and its queues cannot be trusted
+        self.in_window: bool = False  #: a record date, a distribution or a freeze: it takes no orders
+        self.supervision: bool = False  #: START's attention flag, shown
+        self.termination: bool = False  #: START's termination flag, shown
         self.lot: Final = lot
         self.price_decimals: Final = price_decimals
         self.tick_table: Final = tick_table
@@ -280,6 +286,9 @@ class Instrument:
             SIDES[self.quote.side] if self.quote is not None else Side.BUY,
             self.quote.price if self.quote is not None else 0,
             self.quote.due_ns if self.quote is not None else 0,
+            self.in_window,
+            self.supervision,
+            self.termination,
         )
 
     def key(self) -> list[object]:

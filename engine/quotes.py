@@ -26,6 +26,7 @@ from abc import ABC, abstractmethod
 from typing import Final
 
 from engine.checks import Refusal, number, unknown_instrument
+from engine.eligibility import Eligibility
 from engine.events import Accepted, Activated, Amended, Cancelled, DayLimitsSet, Event, QuoteChanged, Traded
 from engine.faults import InvariantBroken
 from engine.market import Instrument, Quote
@@ -33,7 +34,6 @@ from engine.matching import auction
 from engine.matching.book import BUY, GONE, PARTICIPANT_SHIFT, SELL, WAITING, Book
 from engine.matching.itayose import PRICE_TIME, SIMULTANEOUS_RR, Equilibrium
 from engine.profiles import IMMEDIATE
-from engine.protection import Protection
 from engine.types import PRICE_MAX, SIDES, CancelReason, QuoteKind, Reason, SelfTrade
 
 #: More than any book holds.
@@ -96,7 +96,7 @@ def pressing(claims: Claims, low: int, high: int) -> int:
     return MATCH
 
 
-class Quoting(Protection):
+class Quoting(Eligibility):
     """Trading with what keeps its prices from running away."""
 
     def __init__(self) -> None:

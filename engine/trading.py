@@ -591,7 +591,7 @@ class Trading:
 
     def _resume_stops(self, instrument: Instrument, events: list[Event]) -> None:
         """Trading begins or goes on: what the last price reaches by now is triggered."""
-        if instrument.stops and instrument.reference:
+        if instrument.stops and instrument.reference and not self._is_closed(instrument):
             self._reached(instrument, instrument.reference)
             self._run_triggered(instrument, events)
 
@@ -791,7 +791,8 @@ class Trading:
 
     def _uncross(self, instrument: Instrument, events: list[Event]) -> None:
         """Hold one itayose: freeze, price, allocate, check; then print, and what has no place afterwards leaves."""
-        self._carry_out(instrument, self._plan_auction(instrument, instrument.phase_rules), events)
+        if not instrument.in_window:
+            self._carry_out(instrument, self._plan_auction(instrument, instrument.phase_rules), events)
 
     def _plan_auction(self, instrument: Instrument, rules: PhaseRules) -> auction.Plan:
         """What an auction held now, in a phase of these rules, does; checked, and nothing is changed.
@@ -804,6 +805,8 @@ class Trading:
         bids = plan.bids
         asks = plan.asks
         for order in self._joining(instrument, rules.joins) if rules.joins else []:
+            if order in plan.leaving:
+                continue
             frozen = bids if table.side(order) == BUY else asks
             price = table.price[order]
             if table.validity(order) == TimeInForce.FUNARI:
@@ -814,7 +817,7 @@ class Trading:
         try:
             plan.result = self._price_plan(instrument, plan)
             if plan.result.price:
-                plan.icebergs = sorted(reserves)
+                plan.icebergs = sorted([order for order in reserves if order not in plan.leaving])
                 if instrument.prevents:
                     self._plan_cuts(instrument, plan)
             if plan.result.price:
@@ -842,7 +845,14 @@ class Trading:
     def _freeze(self, instrument: Instrument, rules: PhaseRules) -> auction.Plan:
         bids = auction.freeze(self._orders, instrument.book, BUY, instrument.index, instrument.reserves)
         asks = auction.freeze(self._orders, instrument.book, SELL, instrument.index, instrument.reserves)
-        return auction.Plan(bids, asks, rules.widths, rules.closes)
+        plan = auction.Plan(bids, asks, rules.widths, rules.closes)
+        plan.leaving = self._leaving(instrument)
+        for order in plan.leaving:
+            if self._orders.state[order] == IN_BOOK:
+                price = self._orders.price[order]
+                frozen = bids if self._orders.side(order) == BUY else asks
+                frozen.take_off(price, order, frozen.amount(price, order))
+        return plan
 
     def _joining(self, instrument: Instrument, validities: int) -> list[int]:
         """Orders that take their place in the book with a phase: those that wait for it, and funari orders, which lose
@@ -856,6 +866,14 @@ class Trading:
                 if table.state[order] == WAITING or funari:
                     joining.append((table.priority[order], order))
         return [order for _, order in sorted(joining)]
+
+    def _leaving(self, instrument: Instrument) -> list[int]:
+        """Open orders that may not take part in an auction (``engine/eligibility.py``)."""
+        return []
+
+    def _is_closed(self, instrument: Instrument) -> bool:
+        """Whether nothing may trade, whatever the phase says (``engine/eligibility.py``)."""
+        return False
 
     def _price_plan(self, instrument: Instrument, plan: auction.Plan) -> Equilibrium:
         return self._price_frozen(instrument, plan, instrument.lower, instrument.upper)
@@ -887,6 +905,7 @@ class Trading:
         for order, joined in instrument.imbalance.items():
             takes_part = joined or 1 << table.validity(order) & joins != 0
             away = table.price[order] - price if side == SELL else price - table.price[order]
+            takes_part = takes_part and order not in plan.leaving
             if left and takes_part and table.side(order) == side and away <= 0:
                 ranked.append((away, table.priority[order], order))
         if not ranked:
@@ -930,6 +949,8 @@ class Trading:
         book = instrument.book
         result = plan.result
         icebergs = plan.icebergs
+        for order in plan.leaving:
+            self._withdraw(order, CancelReason.INELIGIBLE, "", events)
         for order in icebergs:
             self._show_whole(instrument, order, events)
         for cut in plan.cuts:

@@ -22,6 +22,7 @@ from engine.events import (
     InstrumentRebuilt,
     InstrumentSetAside,
     LargeOrderAlerted,
+    OrderMarked,
     PhaseChanged,
     Rejected,
     SelfTradePrevented,
@@ -29,6 +30,7 @@ from engine.events import (
     Traded,
     TradingStateChanged,
     VolatilityInterrupted,
+    WindowBegan,
 )
 from engine.types import CancelReason, OrderType, Phase, Side, TimeInForce
 
@@ -261,6 +263,12 @@ class OrderLife:
                     self._activated()
             elif isinstance(event, SelfTradePrevented):
                 self._prevented(event)
+            elif isinstance(event, WindowBegan):
+                if self._in_its_book(event.instrument):
+                    kind = event.kind.name.lower().replace("_", " ")
+                    self._add("window", f"a {kind} begins; no orders are taken up to {date_text(event.last)}")
+            elif isinstance(event, OrderMarked) and event.order_id == self.order_id:
+                self._add("marked", "what it trades needs the issuer's approval before it settles")
         if auction is not None and self.filled == filled_before:
             self._not_in_auction(auction)
 

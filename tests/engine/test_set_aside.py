@@ -381,7 +381,8 @@ def test_a_defect_sets_the_instrument_aside_again_in_the_replay(monkeypatch: pyt
 
 
 def plan_of(market: Market) -> Plan:
-    return market.engine._plan_auction(market.engine._instruments[0])
+    instrument = market.engine._instruments[0]
+    return market.engine._plan_auction(instrument, instrument.rules.phases[Phase.OPENING_AUCTION])
 
 
 def check(plan: Plan, market: Market, groups: dict[int, int] | None = None, must_fill: bool = False) -> None:
