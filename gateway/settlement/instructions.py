@@ -62,6 +62,22 @@ def from_trade(market: str, traded: Traded, price_decimals: int, version: int = 
     )
 
 
+def reversal(ins: Instruction) -> Instruction:
+    """What undoes the instruction of a busted trade once that has settled: the same the other way round.
+
+    It follows from the instruction alone and falls due with it, so that it too is always the same.
+    """
+    return seal(
+        msgspec.structs.replace(
+            ins,
+            id=f"{ins.id.removesuffix(f'-{ins.version}')}-{ins.version + 1}",
+            version=ins.version + 1,
+            seller=ins.buyer,
+            buyer=ins.seller,
+        )
+    )
+
+
 def opening(account: str, asset: str, quantity: int, reference: str) -> Instruction:
     """An opening balance: ``quantity`` of ``asset`` (an instrument code, or YEN) comes onto the ledger."""
     return seal(

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
-from engine.events import DayStarted, InstrumentListed, Traded
+from engine.events import DayStarted, InstrumentListed, TradeBusted, Traded
 from gateway.settlement.adapter import (
     ENDS,
     ConfigError,
@@ -41,7 +41,7 @@ from gateway.settlement.adapter import (
     way,
 )
 from gateway.settlement.database import Database, WrongFile
-from gateway.settlement.instructions import from_trade
+from gateway.settlement.instructions import from_trade, reversal
 
 APPLICATION: Final = "dojima settlement outbox 1"
 SCHEMA: Final = """
@@ -100,7 +100,15 @@ BACK_OFF_MAX: Final = 64 * SECOND
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Instruction).decode
 
-Taken = InstrumentListed | DayStarted | Traded
+#: Instructions whose trade was busted, with what reverses each. Files of before there were any have no such table.
+BUSTS: Final = """
+CREATE TABLE IF NOT EXISTS busts (
+    number INTEGER PRIMARY KEY REFERENCES instructions,
+    reversal INTEGER NOT NULL REFERENCES instructions
+)
+"""
+
+Taken = InstrumentListed | DayStarted | Traded | TradeBusted
 
 
 class OnLedger(IntEnum):
@@ -219,7 +227,7 @@ class Outbox:
                     "WHERE open = 1 AND ledger = ? AND settle_date <= ? AND on_ledger <> 1 AND alert = ''"
                     " AND (state IN ('NEW', 'PRECHECKED') OR (state = 'SUBMITTED' AND on_ledger = 0)"
                     " OR (state = 'FAILED_TODAY' AND fails <= ?))"
-                    f" AND {_IS_TIME} ORDER BY settle_date, number LIMIT ?",
+                    f" AND {_IS_TIME} AND {_MAY_GO} ORDER BY settle_date, number LIMIT ?",
                     (ledger, progress.business_date, recycle_max, now, now + BACK_OFF_MAX, limit),
                 )
                 if (progress := _progress(file)).is_open
@@ -241,17 +249,20 @@ class Outbox:
     async def sending(self, entries: Sequence[Entry], reasons: Sequence[str], now: int) -> list[Entry]:
         """Write down that these go out now, each with what the advisory check said. Before the first byte does.
 
-        Returns those that do: none when the cut-off came between ``due`` and this.
+        Returns those that do: none when the cut-off came between ``due`` and this, none whose trade was busted since.
         """
 
         def sending(file: sqlite3.Connection) -> list[Entry]:
             progress = _progress(file)
             if not progress.is_open:
                 return []
+            sent = []
             for entry, reason in zip(entries, reasons, strict=True):
-                present = _entry(file, entry.number)
-                _go(file, progress, present, State.SUBMITTED, now, reason=reason, on_ledger=OnLedger.PERHAPS)
-            return [_entry(file, entry.number) for entry in entries]
+                if _entries(file, f"WHERE number = ? AND open = 1 AND {_MAY_GO}", (entry.number,)):
+                    present = _entry(file, entry.number)
+                    _go(file, progress, present, State.SUBMITTED, now, reason=reason, on_ledger=OnLedger.PERHAPS)
+                    sent.append(_entry(file, entry.number))
+            return sent
 
         return await self._database.write(sending)
 
@@ -260,7 +271,10 @@ class Outbox:
 
         def answered(file: sqlite3.Connection) -> list[Entry]:
             progress = _progress(file)
-            return [_answer(file, progress, _entry(file, entry.number), answer, now) for entry, answer in answers]
+            for entry, answer in answers:
+                _answer(file, progress, _entry(file, entry.number), answer, now)
+            _undo(file, progress, now)
+            return [_entry(file, entry.number) for entry, _ in answers]
 
         return await self._database.write(answered)
 
@@ -277,7 +291,9 @@ class Outbox:
         """An instruction that no ledger has ends here. Raises IllegalMove."""
 
         def cancelled(file: sqlite3.Connection) -> Entry:
-            _go(file, _progress(file), entry, State.CANCELLED, now, reason=reason)
+            progress = _progress(file)
+            _go(file, progress, entry, State.CANCELLED, now, reason=reason)
+            _undo(file, progress, now)
             return _entry(file, entry.number)
 
         return await self._database.write(cancelled)
@@ -346,6 +362,11 @@ class Outbox:
 
 #: A clock that stepped back must not keep anything waiting for longer than the longest back-off.
 _IS_TIME: Final = "(not_before <= ? OR not_before > ?)"
+#: Nothing of a busted trade is sent, and its reversal not before it has settled.
+_MAY_GO: Final = (
+    "number NOT IN (SELECT number FROM busts) AND number NOT IN (SELECT busts.reversal FROM busts"
+    " JOIN instructions AS busted ON busted.number = busts.number WHERE busted.state <> 'SETTLED')"
+)
 _COLUMNS: Final = (
     "number, content, ledger, state, on_ledger, reason, alert, ledger_ref, height, attempts, fails, not_before, since"
 )
@@ -387,6 +408,7 @@ def _progress(file: sqlite3.Connection) -> Progress:
 
 
 def _begin(file: sqlite3.Connection, market: str, now: int) -> None:
+    file.execute(BUSTS)
     if file.execute("SELECT 1 FROM progress").fetchone() is None:
         file.execute("INSERT INTO progress VALUES (?, 0, 0, 0)", (market,))
     progress = _progress(file)
@@ -431,6 +453,10 @@ def _take(
                     "INSERT OR REPLACE INTO instruments VALUES (?, ?, ?, ?)",
                     (event.instrument, event.ledger, settles_on, event.price_decimals),
                 )
+            elif isinstance(event, TradeBusted):
+                _store(file, rows)
+                rows = []
+                _bust(file, progress, event, sequence, time_ns)
             else:
                 _store(file, rows)  # trades of the day before belong to the day before
                 rows = []
@@ -449,6 +475,41 @@ def _store(file: sqlite3.Connection, rows: list[tuple[str, int, str, bytes, int,
         )
     except sqlite3.IntegrityError as error:
         raise OutboxFault(f"An instruction of a trade after the cursor is in the outbox already: {error}") from error
+
+
+def _bust(file: sqlite3.Connection, progress: Progress, event: TradeBusted, sequence: int, now: int) -> None:
+    """A trade is void: what it left is asked back, or reversed once it has settled.
+
+    Whether a ledger has it is asked even of one that was never sent: this file may have been derived from the log anew,
+    and then a former one may have sent it.
+    """
+    found = _entries(file, "WHERE id = ?", (f"{progress.market}-{event.trade_date}-{event.trade_id}-1",))
+    if not found:
+        raise OutboxFault(f"Trade {event.trade_id}, busted at sequence {sequence}, has left no instruction")
+    entry = found[0]
+    if entry.state in ENDS and entry.state is not State.SETTLED:
+        return
+    back = reversal(entry.instruction)
+    _store(file, [(back.id, sequence, entry.ledger, _encode(back), back.settle_date, now)])
+    (number,) = file.execute("SELECT number FROM instructions WHERE id = ?", (back.id,)).fetchone()
+    file.execute("INSERT INTO busts VALUES (?, ?)", (entry.number, number))
+    if entry.on_ledger is OnLedger.NO and not entry.alert:
+        reason = "its trade was busted: does the ledger have it?"
+        _go(file, _progress(file), entry, State.UNKNOWN, now, reason=reason, on_ledger=OnLedger.PERHAPS)
+        file.execute("UPDATE instructions SET attempts = 0, not_before = 0 WHERE number = ?", (entry.number,))
+
+
+def _undo(file: sqlite3.Connection, progress: Progress, now: int) -> None:
+    """End what was busted and has turned out to be on no ledger, and reversals that have nothing to reverse."""
+    for number, back in file.execute(
+        "SELECT busts.number, busts.reversal FROM busts JOIN instructions AS busted ON busted.number = busts.number"
+        " JOIN instructions AS back ON back.number = busts.reversal WHERE back.open = 1 AND busted.state <> 'SETTLED'"
+        " AND (busted.open = 0 OR (busted.on_ledger = 0 AND busted.alert = ''))"
+    ).fetchall():
+        entry = _entry(file, number)
+        if entry.state not in ENDS:
+            _go(file, progress, entry, State.CANCELLED, now, reason="its trade was busted")
+        _go(file, progress, _entry(file, back), State.CANCELLED, now, reason="what it would reverse did not settle")
 
 
 def _start_day(file: sqlite3.Connection, date: int, now: int) -> None:
@@ -648,5 +709,6 @@ def _heard(file: sqlite3.Connection, ledger: str, events: Sequence[LedgerEvent],
         else:
             _shown(file, progress, entry, event.state, "", event.ledger_ref, event.height, now)
         new += 1
+    _undo(file, progress, now)
     file.execute("INSERT OR REPLACE INTO ledgers VALUES (?, ?)", (ledger, cursor))
     return new

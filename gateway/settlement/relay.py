@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from engine.events import DayStarted, InstrumentListed, Traded
+from engine.events import DayStarted, InstrumentListed, TradeBusted, Traded
 from gateway.settlement.adapter import (
     Caps,
     ConfigError,
@@ -157,7 +157,7 @@ class Settlement:
         if sequence != self._taken + 1:
             raise OutboxFault(f"Expected sequence {self._taken + 1}, got {sequence}")
         self._taken = sequence
-        kept = [event for event in events if isinstance(event, Traded | DayStarted | InstrumentListed)]
+        kept = [event for event in events if isinstance(event, Traded | DayStarted | InstrumentListed | TradeBusted)]
         if kept:
             self._buffer.append((sequence, time_ns, kept))
             self._news.set()

@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -40,7 +41,7 @@ from gateway.settlement.reconcile import BreakClass
 from gateway.settlement.relay import LEDGER_FILE, OUTBOX_FILE, cut_off_ns
 from gateway.settlement.sqlite import SqliteLedger
 from tests.settlement.faulty import Crash, FaultyLedger, StrictLedger
-from tests.settlement.world import NEXT_DATE, SETTLE_DATE, TRADE_DATE, Clock, day, instruction, listed, traded
+from tests.settlement.world import NEXT_DATE, SETTLE_DATE, TRADE_DATE, Clock, busted, day, instruction, listed, traded
 
 TOKEN = "KDX-2107"
 Log = Sequence[Sequence[object]]
@@ -611,6 +612,137 @@ async def test_events_told_twice_change_nothing(tmp_path: Path, clock: Clock) ->
     settling.cancel()
     assert await moves(settlement) == [State.PRECHECKED, State.SUBMITTED, State.HELD, State.AFFIRMED]
     assert (await settlement.summary()).alerts == []
+    await settlement.close()
+
+
+# --- busted trades ---------------------------------------------------------------------------------------------------
+
+
+async def back(settlement: Settlement, trade_id: int = 1) -> State:
+    """The state of what reverses a trade."""
+    return (await settlement.find(f"DOJIMA-{TRADE_DATE}-{trade_id}-2"))[0].state
+
+
+async def balances(ledger: LedgerAdapter) -> dict[tuple[str, str], int]:
+    return {(p.account, asset): p.total for asset in (TOKEN, YEN) for p in await ledger.positions(asset) if p.total}
+
+
+async def test_a_busted_trade_that_was_not_sent_never_is(settlement: Settlement, ledger: FaultyLedger) -> None:
+    await fund(settlement)
+    before = await balances(ledger)
+    take_all(settlement, [*LISTED, [traded()], [busted(traded())]])
+    await settlement.advance(SETTLE_DATE)
+    assert (await state(settlement), await back(settlement)) == (State.CANCELLED, State.CANCELLED)
+    assert await balances(ledger) == before
+    assert (await settlement.reconcile()).breaks == []
+
+
+async def test_a_busted_trade_that_has_settled_is_reversed(settlement: Settlement, ledger: FaultyLedger) -> None:
+    await fund(settlement)
+    before = await balances(ledger)
+    take_all(settlement, [*LISTED, [traded()]])
+    await settlement.advance(SETTLE_DATE)
+    assert await balances(ledger) != before
+    take_all(settlement, [[busted(traded())]], first=4)
+    await settlement.settle()
+    assert (await state(settlement), await back(settlement)) == (State.SETTLED, State.SETTLED)
+    assert await balances(ledger) == before
+    assert (await settlement.reconcile()).breaks == []
+
+
+async def test_a_reversal_of_what_was_spent_waits_for_cover(settlement: Settlement) -> None:
+    await fund(settlement)
+    take_all(settlement, [*LISTED, [traded()], [traded(2, seller="bravo", buyer="alpha", quantity=10)]])
+    await settlement.advance(SETTLE_DATE)
+    take_all(settlement, [[busted(traded())]], first=5)
+    await settlement.settle()
+    entry, _ = await settlement.find(f"DOJIMA-{TRADE_DATE}-1-2")
+    assert (entry.state, entry.reason.split(":")[0]) == (State.SUBMITTED, "INSUFFICIENT_SECURITIES")
+
+
+async def test_a_trade_busted_while_it_is_out_is_reversed_only_if_it_turns_out_to_have_settled(
+    tmp_path: Path, clock: Clock
+) -> None:
+    for after, wanted in (("before submit_batch", State.CANCELLED), ("after submit_batch", State.SETTLED)):
+        directory = tmp_path / wanted
+        directory.mkdir()
+        faulty = FaultyLedger(StrictLedger(clock))
+        settlement = await opened(directory, faulty, clock)
+        await fund(settlement)
+        before = await balances(faulty)
+        take_all(settlement, [*LISTED, [traded()]])
+        faulty.point = raising(OutcomeUnknown("timeout"), after)
+        asked = raising(OutcomeUnknown("timeout"), "before status")
+        faulty.point = lambda name, sent=faulty.point, asked=asked: (sent(name), asked(name))  # type: ignore[assignment, misc]
+        await settlement.advance(SETTLE_DATE)
+        assert await state(settlement) is State.UNKNOWN
+        take_all(settlement, [[busted(traded())]], first=4)
+        faulty.point = lambda name: None
+        clock.advance(100)
+        await settlement.settle()
+        assert (await state(settlement), await back(settlement)) == (wanted, wanted)
+        assert await balances(faulty) == before
+        await settlement.close()
+
+
+async def test_a_trade_busted_between_the_choice_and_the_sending_stays_here(
+    settlement: Settlement, ledger: FaultyLedger
+) -> None:
+    await fund(settlement)
+    take_all(settlement, [*LISTED, [traded()]])
+    await settlement.flush()
+    outbox = settlement._outbox
+    await outbox.start_day(SETTLE_DATE, 0)
+    due = await outbox.due(EMBEDDED, 0, 10, 5)
+    take_all(settlement, [[busted(traded())]], first=4)
+    await settlement.flush()
+    assert await outbox.sending(due, [""], 0) == []
+    await settlement.settle()
+    assert await state(settlement) is State.CANCELLED
+
+
+async def test_an_outbox_derived_anew_reverses_once_what_a_former_one_settled(tmp_path: Path, clock: Clock) -> None:
+    ledger = StrictLedger(clock)
+    log = [*LISTED, [traded()], [busted(traded())], [day(SETTLE_DATE)]]
+    settlement = await opened(tmp_path, ledger, clock)
+    await fund(settlement)
+    before = await balances(ledger)
+    take_all(settlement, log[:3])
+    await settlement.advance(SETTLE_DATE)
+    take_all(settlement, log[3:], first=4)
+    await settlement.settle()
+    assert await balances(ledger) == before
+    await settlement.close()
+
+    (tmp_path / OUTBOX_FILE).unlink()
+    forgiving = MemoryLedger(clock)
+    forgiving.__dict__ = ledger.__dict__
+    settlement = await opened(tmp_path, forgiving, clock)
+    take_all(settlement, log)
+    await settlement.settle()
+    assert (await state(settlement), await back(settlement)) == (State.SETTLED, State.SETTLED)
+    assert await balances(ledger) == before
+    assert (await settlement.reconcile()).breaks == []
+    await settlement.close()
+
+
+async def test_the_bust_of_a_trade_that_left_nothing_is_a_fault(settlement: Settlement) -> None:
+    take_all(settlement, [*LISTED, [busted(traded(7))]])
+    with pytest.raises(OutboxFault, match="Trade 7, busted at sequence 3"):
+        await settlement.flush()
+    settlement._buffer.clear()
+
+
+async def test_the_outbox_of_an_earlier_build_takes_busts_too(tmp_path: Path, clock: Clock) -> None:
+    settlement = await opened(tmp_path, clock=clock)
+    await settlement.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / OUTBOX_FILE)) as file:
+        file.execute("DROP TABLE busts")
+        file.commit()
+    settlement = await opened(tmp_path, clock=clock)
+    take_all(settlement, [*LISTED, [traded()], [busted(traded())]])
+    await settlement.advance(SETTLE_DATE)
+    assert await state(settlement) is State.CANCELLED
     await settlement.close()
 
 

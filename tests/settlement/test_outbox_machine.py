@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from engine.events import Traded
 from gateway.settlement import EMBEDDED, YEN, Settlement
 from gateway.settlement.adapter import Kind, LedgerError, OutcomeUnknown, Retryable, State, check_move
 from tests.settlement.faulty import Crash, FaultyLedger, StrictLedger
-from tests.settlement.world import TRADE_DATE, Clock, day, listed, traded
+from tests.settlement.world import TRADE_DATE, Clock, busted, day, listed, traded
 
 TOKEN = "KDX-2107"
 MEMBERS = ["alpha", "bravo", "carol"]
@@ -35,6 +36,7 @@ class OutboxMachine(RuleBasedStateMachine):
         self.log: list[list[object]] = [[listed()], [day(TRADE_DATE)]]
         self.date = TRADE_DATE
         self.trades = 0
+        self.busted: set[int] = set()
         self.funded = 0
         self.settlement: Settlement | None = None
         self.start()
@@ -113,6 +115,15 @@ class OutboxMachine(RuleBasedStateMachine):
             ]
         )
 
+    @rule(which=st.integers(0, 20))
+    def bust(self, which: int) -> None:
+        trades = [event for events in self.log for event in events if isinstance(event, Traded)]
+        standing = [trade for trade in trades if trade.trade_id not in self.busted]
+        if standing:
+            trade = standing[which % len(standing)]
+            self.busted.add(trade.trade_id)
+            self.append([busted(trade)])
+
     @rule()
     def next_day(self) -> None:
         self.date += 1
@@ -179,7 +190,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if getattr(self, "settlement", None) is None:
             return
-        # With the faults gone, the ledger in funds and time for every back-off, all that was traded settles.
+        # With the faults gone, the ledger in funds and time for every back-off, all that was traded settles, and what
+        # was busted has settled there and back or not at all.
         self.faults.clear()
         for member in [*MEMBERS, "alpha/f-1", "bravo/f-1", "carol/f-1"]:
             self.fund(member, 10**6, 10**9)
@@ -192,7 +204,15 @@ class OutboxMachine(RuleBasedStateMachine):
 
         async def end(settlement: Settlement) -> None:
             summary = await settlement.summary()
-            assert summary.count(State.SETTLED) == self.trades
+            entries = {entry.id: entry for entry in await settlement._outbox.entries()}
+            for ins_id, entry in entries.items():
+                number = entry.instruction.trade_ids[0]
+                if number not in self.busted:
+                    assert entry.state is State.SETTLED
+                else:
+                    assert entry.state in (State.SETTLED, State.CANCELLED)
+                    assert entries[f"{ins_id[:-1]}2"].state is entries[f"{ins_id[:-1]}1"].state
+            assert len(entries) == self.trades + len(self.busted)
             report = await settlement.reconcile()
             assert report.breaks == []
             await settlement.close()

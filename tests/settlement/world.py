@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.events import DayStarted, InstrumentListed, Traded
+from engine.events import DayStarted, InstrumentListed, TradeBusted, Traded
 from gateway.settlement.adapter import Instruction, Kind
 from gateway.settlement.instructions import seal
 
@@ -66,6 +66,24 @@ def traded(
         maker=-1,
         trade_date=trade_date,
         settlement_date=settlement_date,
+    )
+
+
+def busted(trade: Traded) -> TradeBusted:
+    return TradeBusted(
+        trade_id=trade.trade_id,
+        instrument=trade.instrument,
+        price=trade.price,
+        quantity=trade.quantity,
+        buyer=trade.buyer,
+        buy_client_order_id=trade.buy_client_order_id,
+        buy_order_id=trade.buy_order_id,
+        buy_account=trade.buy_account,
+        seller=trade.seller,
+        sell_client_order_id=trade.sell_client_order_id,
+        sell_order_id=trade.sell_order_id,
+        sell_account=trade.sell_account,
+        trade_date=trade.trade_date,
     )
 
 
