@@ -203,7 +203,6 @@ class OutboxMachine(RuleBasedStateMachine):
         assert self.settlement
 
         async def end(settlement: Settlement) -> None:
-            summary = await settlement.summary()
             entries = {entry.id: entry for entry in await settlement._outbox.entries()}
             for ins_id, entry in entries.items():
                 number = entry.instruction.trade_ids[0]
