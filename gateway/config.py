@@ -26,6 +26,7 @@ from engine.commands import (
     LimitRow,
     ListInstrument,
     SetLimitTable,
+    SetQuoteTable,
     SetTickTable,
     TickRow,
 )
@@ -86,6 +87,30 @@ _SESSIONS: Final = {
         ("15:00:00", "Closed"),
     ],
     "CONTINUOUS": [("00:00:00", "Continuous"), ("23:59:59", "Closed")],
+    "TSE_HYBRID": [
+        ("08:00:00", "PreOpen"),
+        ("09:00:00", "OpeningAuction"),
+        ("09:00:00", "Continuous"),
+        ("11:30:00", "ClosingAuction"),
+        ("11:30:00", "Break"),
+        ("12:05:00", "PreOpen"),
+        ("12:30:00", "OpeningAuction"),
+        ("12:30:00", "Continuous"),
+        ("15:25:00", "PreClose"),
+        ("15:30:00", "ClosingAuction"),
+        ("15:30:00", "Closed"),
+    ],
+    "N_CALLS": [
+        ("09:00:00", "Call"),
+        ("10:30:00", "CallAuction"),
+        ("10:30:00", "Call"),
+        ("12:00:00", "CallAuction"),
+        ("12:00:00", "Call"),
+        ("13:30:00", "CallAuction"),
+        ("13:30:00", "Call"),
+        ("15:00:00", "CallAuction"),
+        ("15:00:00", "Closed"),
+    ],
 }
 
 
@@ -98,6 +123,7 @@ class Schedule(_Section, frozen=True):
     open_days: NotNegative = 0  #: trading days of this market on which books open; later ones only settle; 0: all
     days: NotNegative = 0  #: trading days of this market in all; 0: no end
     sessions: dict[str, list[tuple[str, str]]] = msgspec.field(default_factory=lambda: dict(_SESSIONS))
+    random_end_ms: dict[str, Annotated[int, Meta(ge=0, le=600_000)]] = {}  #: by profile: longest delay of an auction
 
 
 class Instruments(_Section, frozen=True):
@@ -195,6 +221,7 @@ class Config(_Section, frozen=True):
     instrument: list[Instrument] = []
     tick_tables: dict[str, list[tuple[NotNegative, Positive]]] = {}  #: name: [start, tick] rows
     limit_tables: dict[str, list[tuple[NotNegative, NotNegative]]] = {}  #: name: [base price below, width] rows
+    quote_tables: dict[str, list[tuple[NotNegative, NotNegative]]] = {}  #: name: [last price below, width] rows
     limits: Limits = Limits()
     operators: Operators = Operators()
     drop_copy: list[DropCopy] = []
@@ -346,7 +373,7 @@ def listings(config: Config, directory: Path) -> list[ListInstrument]:
     return list(found.values())
 
 
-def tables(config: Config) -> list[SetTickTable | SetLimitTable]:
+def tables(config: Config) -> list[SetTickTable | SetLimitTable | SetQuoteTable]:
     """The tables of the configuration, effective from the next trading day."""
     ticks = [
         SetTickTable(name, 0, [TickRow(start, tick) for start, tick in rows])
@@ -356,7 +383,11 @@ def tables(config: Config) -> list[SetTickTable | SetLimitTable]:
         SetLimitTable(name, 0, [LimitRow(below, width) for below, width in rows])
         for name, rows in config.limit_tables.items()
     ]
-    return [*ticks, *limits]
+    quotes = [
+        SetQuoteTable(name, 0, [LimitRow(below, width) for below, width in rows])
+        for name, rows in config.quote_tables.items()
+    ]
+    return [*ticks, *limits, *quotes]
 
 
 def openings(config: Config, directory: Path) -> list[tuple[str, str, int, str]]:

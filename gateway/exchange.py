@@ -26,6 +26,7 @@ from engine.commands import (
     MassCancel,
     SetCalendar,
     SetLimitTable,
+    SetQuoteTable,
     SetTickTable,
 )
 from engine.core import Engine
@@ -148,7 +149,7 @@ class Exchange:
         log: Log,
         clock: Clock,
         calendar: SetCalendar,
-        reference: Sequence[SetTickTable | SetLimitTable | ListInstrument] = (),
+        reference: Sequence[SetTickTable | SetLimitTable | SetQuoteTable | ListInstrument] = (),
         settlement: SettlementPort | None = None,
         derive_reports: Derive | None = None,
         say: Say = lambda event, **fields: None,
@@ -256,7 +257,11 @@ class Exchange:
             self.schedule.fold(events)
             for event in events:
                 self._news(event)
-        elif events and isinstance(events[-1], InstrumentSetAside):
+            return
+        if self.market_data.moved:  # a member's order has opened a call, halted a book, or changed a quote
+            self.schedule.fold(self.market_data.moved)
+            self.market_data.moved.clear()
+        if events and isinstance(events[-1], InstrumentSetAside):
             self._news(events[-1])
 
     def _news(self, event: Event) -> None:
@@ -644,8 +649,10 @@ class Exchange:
             return await asyncio.to_thread(derive, reader, participant, first, count)
 
 
-def _kind(command: SetTickTable | SetLimitTable) -> str:
-    return "tick_table" if isinstance(command, SetTickTable) else "limit_table"
+def _kind(command: SetTickTable | SetLimitTable | SetQuoteTable) -> str:
+    if isinstance(command, SetTickTable):
+        return "tick_table"
+    return "limit_table" if isinstance(command, SetLimitTable) else "quote_table"
 
 
 def _version() -> str:

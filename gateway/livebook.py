@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import Final
 
+from engine.types import Side
 from gateway.bus.messages import (
     AuctionResult,
     Depth,
@@ -20,11 +21,14 @@ from gateway.bus.messages import (
     MarketData,
     PhaseMessage,
     PublicTrade,
+    QuoteMessage,
     Snapshot,
     TradeBust,
     Trades,
 )
 from gateway.marketdata import digest
+
+Change = Depth | Trades | Indicative | AuctionResult | PhaseMessage | TradeBust | QuoteMessage
 
 #: Messages kept while a hole is open; beyond it the book waits for a snapshot.
 AHEAD_MAX: Final = 256
@@ -59,6 +63,10 @@ class LiveBook:
         self.indicative_price = 0
         self.indicative_volume = 0
         self.indicative_surplus = 0
+        self.quote = "none"  #: special, sequential: orders meet and do not trade, see ``QuoteMessage``
+        self.quote_side = Side.BUY
+        self.quote_price = 0
+        self.quote_due_ns = 0
         self.tape: deque[PublicTrade] = deque(maxlen=TAPE_MAX)
         self.auctions: list[AuctionResult] = []  #: those seen live
         self.busts: list[TradeBust] = []  #: those seen live; ``tape`` keeps the trades they void
@@ -66,7 +74,7 @@ class LiveBook:
         self.gaps = 0  #: holes noticed
         self.drifts = 0  #: digests that did not agree: a fault, here or at the exchange
         self.proofs = 0  #: digests that agreed
-        self._ahead: dict[int, Depth | Trades | Indicative | AuctionResult | PhaseMessage | TradeBust] = {}
+        self._ahead: dict[int, Change] = {}
         self._waiters: set[asyncio.Event] = set()
         self._error: BaseException | None = None
         self._ended = False
@@ -165,7 +173,7 @@ class LiveBook:
         self._tell()
         return False
 
-    def _apply(self, message: Depth | Trades | Indicative | AuctionResult | PhaseMessage | TradeBust) -> bool:
+    def _apply(self, message: Change) -> bool:
         self.n = message.n
         self.time_ns = message.time_ns
         if isinstance(message, Depth):
@@ -189,6 +197,11 @@ class LiveBook:
         elif isinstance(message, AuctionResult):
             self.auctions.append(message)
             self.indicative_price = self.indicative_volume = self.indicative_surplus = 0
+        elif isinstance(message, QuoteMessage):
+            self.quote = message.quote
+            self.quote_side = message.side
+            self.quote_price = message.price
+            self.quote_due_ns = message.due_ns
         elif isinstance(message, TradeBust):
             self.busts.append(message)
             if message.trade_date == self.trading_date:
@@ -222,6 +235,10 @@ _COPIED: Final = (
     "indicative_price",
     "indicative_volume",
     "indicative_surplus",
+    "quote",
+    "quote_side",
+    "quote_price",
+    "quote_due_ns",
 )
 
 

@@ -33,6 +33,7 @@ from engine.events import (
     InstrumentListed,
     PhaseChanged,
     PhaseTimed,
+    QuoteChanged,
     ReferencePriceSet,
     TradeBusted,
     Traded,
@@ -48,6 +49,7 @@ from gateway.bus.messages import (
     MarketData,
     PhaseMessage,
     PublicTrade,
+    QuoteMessage,
     Snapshot,
     TradeBust,
     Trades,
@@ -138,6 +140,8 @@ class MarketDataBook:
         self._digest_every = digest_every
         self._books: dict[str, _Book] = {}
         self._touched: dict[str, _Book] = {}
+        #: What of a member's command also moves the exchange's clock; whoever has passed it on clears it.
+        self.moved: list[Event] = []
 
     def fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
         """Take in what one command led to, right after the engine applied it."""
@@ -166,6 +170,8 @@ class MarketDataBook:
                 self._touch(event.instrument, time_ns).add(event.side, event.price, event.open_quantity)
             else:
                 self._rare(event, time_ns)
+                if participant and isinstance(event, PhaseChanged | PhaseTimed | TradingStateChanged | QuoteChanged):
+                    self.moved.append(event)
 
     def _rare(self, event: Event, time_ns: int) -> None:
         """Events that come a few times a day."""
@@ -180,6 +186,11 @@ class MarketDataBook:
             last = book.messages[-1] if book.messages else None
             if not isinstance(last, PhaseMessage) or last.until_ns != event.until_ns:
                 self._phase(book, event.phase, self._engine.instrument(event.instrument).suspended)
+        elif isinstance(event, QuoteChanged):
+            book = self._touch(event.instrument, time_ns)
+            book.close_trades()
+            kind = event.kind.name.lower()
+            book.messages.append(QuoteMessage(0, time_ns, kind, event.side, event.price, event.due_ns))
         elif isinstance(event, TradeBusted):
             book = self._touch(event.instrument, time_ns)
             book.close_trades()
@@ -318,6 +329,10 @@ class MarketDataBook:
             indicative_price=book.indicative[0],
             indicative_volume=book.indicative[1],
             indicative_surplus=book.indicative[2],
+            quote=view.quote.name.lower(),
+            quote_side=view.quote_side,
+            quote_price=view.quote_price,
+            quote_due_ns=view.quote_due_ns,
             bids=bids,
             asks=asks,
             digest=digest(bids, asks),

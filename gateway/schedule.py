@@ -5,6 +5,9 @@ it knows which phases the books have been through; those that were missed come n
 included: a book cannot reach Break but through OpeningAuction. A day that was not begun before its last session time
 had passed is left out whole, with a word in the log of the process.
 
+A random end of a call is drawn here, once for each call of each book, and travels in the command, so that the log says
+how late it was; who restarts the exchange draws again. Quotes (market-rules 6) say themselves when they are due.
+
 A call that a rule has opened (after a halt, or where the volatility band was left) says itself when it is due to end.
 Until then the book's session times wait; behind its auction the book goes on where it would be by now.
 """
@@ -12,14 +15,23 @@ Until then the book's session times wait; behind its auction the book goes on wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
 from engine.calendar import Calendar, DateOutside
-from engine.commands import ExchangeCommand, SetPhase, StartDay
-from engine.events import DayStarted, Event, InstrumentListed, PhaseChanged, PhaseTimed, TradingStateChanged
-from engine.profiles import PROFILES, TRADE, PhaseRules
+from engine.commands import ExchangeCommand, RenewQuote, SetPhase, StartDay
+from engine.events import (
+    DayStarted,
+    Event,
+    InstrumentListed,
+    PhaseChanged,
+    PhaseTimed,
+    QuoteChanged,
+    TradingStateChanged,
+)
+from engine.profiles import AUCTION, PROFILES, TRADE, PhaseRules
 from engine.types import Phase
 from gateway import config as settings
 from gateway.clock import SECOND_NS
@@ -39,10 +51,15 @@ class Step(NamedTuple):
 class _Book:
     """Where one instrument stands in its day."""
 
-    __slots__ = ("before", "call_given", "call_ns", "done", "given", "phase", "phases", "steps", "suspended", "today")
+    __slots__ = (
+        "before", "call_given", "call_ns", "delays", "done", "given", "phase", "phases", "quote_ns", "steps",
+        "suspended", "today",
+    )  # fmt: skip
 
     def __init__(self, steps: Sequence[Step], phases: Mapping[Phase, PhaseRules]) -> None:
         self.steps = steps
+        self.delays: dict[int, int] = {}  #: milliseconds of random end, by step of today, as far as drawn
+        self.quote_ns = 0  #: when its quote is due to be renewed; 0: there is none, or it was asked for
         self.phases = phases
         self.suspended = False
         self.call_ns = 0  #: when a call that a rule has opened is due to end; 0: there is none
@@ -96,14 +113,20 @@ class Schedule:
         offset: int = 9 * 3600,
         open_days: int = 0,
         days: int = 0,
+        random_end_ms: Mapping[str, int] | None = None,
+        draw: Callable[[int], int] = secrets.randbelow,
     ) -> None:
+        """``random_end_ms`` is the longest delay of an auction by profile; ``draw(n)`` gives one of 0 to n - 1."""
         self._sessions = sessions
+        self._random_end_ms = random_end_ms or {}
+        self._draw = draw
         self._calendar = calendar
         self._day_start = day_start
         self._offset = offset
         self._open_days = open_days
         self._days = days
         self._books: dict[str, _Book] = {}
+        self._random: dict[str, int] = {}  # the longest random end of each book's calls
         self.trading_date = 0  #: YYYYMMDD of the day last started; 0: none yet
         self.days_started = 0
         self._skipped = 0  # the last date that was left out
@@ -122,18 +145,21 @@ class Schedule:
             offset=settings.offset_seconds(section.utc_offset),
             open_days=section.open_days,
             days=section.days,
+            random_end_ms=section.random_end_ms,
         )
 
     # --- what happened ---------------------------------------------------------------------------------------------
 
     def fold(self, events: Iterable[Event]) -> None:
         """Take in what one command led to. Every command's events, in order, replayed ones too."""
+        stepped = ""  # a book that has entered a call of its timetable
         for event in events:
             kind = type(event)
             if kind is PhaseChanged:
                 assert isinstance(event, PhaseChanged)
                 book = self._books[event.instrument]
                 book.phase = event.phase
+                stepped = ""
                 if event.phase == Phase.CALL and event.before != Phase.CALL_AUCTION:
                     book.before = event.before
                 elif event.phase not in (Phase.CALL, Phase.CALL_AUCTION):
@@ -143,16 +169,21 @@ class Schedule:
                 for index in range(book.done, len(book.steps)):
                     if book.steps[index].phase == event.phase:
                         book.done = index + 1
+                        stepped = event.instrument if event.phase == Phase.CALL else ""
                         break
             elif kind is InstrumentListed:
                 assert isinstance(event, InstrumentListed)
                 phases = PROFILES[event.profile].phases
                 self._books[event.instrument] = _Book(self._sessions.get(event.profile, ()), phases)
+                self._random[event.instrument] = self._random_end_ms.get(event.profile, 0)
             elif kind is PhaseTimed:
                 assert isinstance(event, PhaseTimed)
-                if event.phase == Phase.CALL:
+                if event.phase == Phase.CALL and event.instrument != stepped:
                     self._books[event.instrument].call_ns = event.until_ns
                     self._books[event.instrument].call_given = False
+            elif kind is QuoteChanged:
+                assert isinstance(event, QuoteChanged)
+                self._books[event.instrument].quote_ns = event.due_ns
             elif kind is TradingStateChanged:
                 assert isinstance(event, TradingStateChanged)
                 self._books[event.instrument].suspended = event.suspended
@@ -162,6 +193,7 @@ class Schedule:
                 self.days_started += 1
                 for book in self._books.values():
                     book.done = book.given = 0
+                    book.delays = {}
                     book.today = not self._open_days or self.days_started <= self._open_days
 
     # --- what comes next -------------------------------------------------------------------------------------------
@@ -171,6 +203,13 @@ class Schedule:
 
         Commands given are counted as taken, so one that the engine refuses is not given again.
         """
+        quotes: list[ExchangeCommand] = []
+        for code, book in self._books.items():
+            if 0 < book.quote_ns <= now_ns:
+                book.quote_ns = 0
+                quotes.append(RenewQuote(code))
+        if quotes:
+            return quotes
         calls: list[ExchangeCommand] = []
         for code, book in self._books.items():
             phase = book.call_due(now_ns) if book.in_call else None
@@ -184,8 +223,10 @@ class Schedule:
                 continue
             step = book.steps[book.next]
             # One step of each book at a time: all books' opening auctions come before any book's Break.
-            if self._time_ns(self.trading_date, step.at) <= now_ns:
-                commands.append((step.at, book.next, SetPhase(code, step.phase, self._end_ns(book))))
+            at_ns = self._step_ns(code, book)
+            if at_ns <= now_ns:
+                delay_ms = book.delays.get(book.next, 0)
+                commands.append((at_ns, book.next, SetPhase(code, step.phase, self._end_ns(book), delay_ms)))
         if commands:
             first = min(command[:2] for command in commands)
             chosen = [command for at, index, command in commands if (at, index) == first]
@@ -205,10 +246,9 @@ class Schedule:
     def next_ns(self, now_ns: int) -> int | None:
         """When something is due next, in market time; None when nothing ever will be."""
         times = [
-            self._time_ns(self.trading_date, book.steps[book.next].at)
-            for book in self._books.values()
-            if book.open_steps and not book.in_call
+            self._step_ns(code, book) for code, book in self._books.items() if book.open_steps and not book.in_call
         ]
+        times += [book.quote_ns for book in self._books.values() if book.quote_ns]
         times += [
             book.call_ns for book in self._books.values() if book.in_call and not book.suspended and not book.call_given
         ]
@@ -217,8 +257,16 @@ class Schedule:
         next_date = self._next_date(now_ns)
         return self._time_ns(next_date, self._day_start) if next_date else None
 
+    def _step_ns(self, code: str, book: _Book) -> int:
+        """When the next step of a book is due: at its time, an auction later by its random end."""
+        step = book.steps[book.next]
+        longest = self._random[code]
+        if longest and book.next not in book.delays and book.phases[step.phase].matching == AUCTION:
+            book.delays[book.next] = self._draw(longest + 1)
+        return self._time_ns(self.trading_date, step.at) + book.delays.get(book.next, 0) * 1_000_000
+
     def _end_ns(self, book: _Book) -> int:
-        """When the phase that a book is about to enter is due to end; 0: nobody has said, or it is an instant."""
+        """When the phase that a book is about to enter is due to end, at the earliest; 0: not said, or an instant."""
         step = book.steps[book.next]
         if book.next + 1 == len(book.steps) or book.steps[book.next + 1].at <= step.at:
             return 0

@@ -6,7 +6,7 @@ command line's business.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from engine.commands import AmendOrder, CancelOrder, Command, NewOrder, SetPhase
 from engine.events import (
@@ -24,6 +24,7 @@ from engine.events import (
     LargeOrderAlerted,
     OrderMarked,
     PhaseChanged,
+    QuoteChanged,
     Rejected,
     SelfTradePrevented,
     TradeBusted,
@@ -32,7 +33,7 @@ from engine.events import (
     VolatilityInterrupted,
     WindowBegan,
 )
-from engine.types import CancelReason, OrderType, Phase, Side, TimeInForce
+from engine.types import CancelReason, OrderType, Phase, QuoteKind, Side, TimeInForce
 
 AUCTION_MAKER: Final = -1  #: ``Traded.maker`` of a trade in an auction
 
@@ -165,6 +166,10 @@ _WHY_CANCELLED: Final = {
 }
 
 
+def _delayed(command: Command) -> TypeGuard[SetPhase]:
+    return isinstance(command, SetPhase) and command.delay_ms > 0
+
+
 class OrderLife:
     """Follows one order, by its member's id or by the engine's number. Give ``fold`` to ``replay`` as ``on_events``."""
 
@@ -204,7 +209,8 @@ class OrderLife:
                 # An auction speaks for its phase.
                 held = any(isinstance(other, AuctionUncrossed) for other in events)
                 if self._in_its_book(event.instrument) and not held:
-                    self._add("phase", f"the book goes from {event.before.label} to {event.phase.label}")
+                    late = f", {command.delay_ms:,} ms late by its random end" if _delayed(command) else ""
+                    self._add("phase", f"the book goes from {event.before.label} to {event.phase.label}{late}")
             elif isinstance(event, InstrumentListed):
                 self._decimals[event.instrument] = event.price_decimals
             elif isinstance(event, DayStarted):
@@ -240,6 +246,9 @@ class OrderLife:
                         f"{event.quantity:,} of {event.units_outstanding:,} units are more than the operator lets pass "
                         f"without a word: {meant}",
                     )
+            elif isinstance(event, QuoteChanged):
+                if self._in_its_book(event.instrument):
+                    self._add("quote", self._quote(event))
             elif isinstance(event, AuctionUncrossed):
                 if self._in_its_book(event.instrument):
                     auction = event
@@ -260,7 +269,7 @@ class OrderLife:
                     self._amended(event)
             elif isinstance(event, Activated):
                 if event.order_id == self.order_id:
-                    self._activated()
+                    self._activated(event)
             elif isinstance(event, SelfTradePrevented):
                 self._prevented(event)
             elif isinstance(event, WindowBegan):
@@ -371,7 +380,7 @@ class OrderLife:
         self.open_quantity = event.open_quantity
         place = "keeps its place in the queue" if event.kept_priority else "goes to the back of the queue"
         price = (
-            f"price {self._yen(event.price_before)} to {self._yen(event.price)}, "
+            f"price {self._yen(event.price_before)} to {self._yen(event.price) if event.price else 'any'}, "
             if event.price != event.price_before
             else ""
         )
@@ -382,7 +391,11 @@ class OrderLife:
             f"amended: {price}open {event.open_before:,} to {event.open_quantity:,}; it {place} ({by})",
         )
 
-    def _activated(self) -> None:
+    def _activated(self, event: Activated) -> None:
+        if self.order is not None and self.order.order_type == OrderType.IMBALANCE_ONLY:
+            text = f"takes part with {event.open_quantity:,}: so much does the other side leave over at the price"
+            self._add("activated", text)
+            return
         self._waiting = False
         if self.order is not None and self.order.stop_price:
             why = f"the last price reached its stop price {self._yen(self.order.stop_price)}: it takes part from now on"
@@ -416,6 +429,14 @@ class OrderLife:
         self._add("unfilled", text)
 
     # --- in words ----------------------------------------------------------------------------------------------------
+
+    def _quote(self, event: QuoteChanged) -> str:
+        if event.kind == QuoteKind.NONE:
+            return "the quote is over"
+        what = "special" if event.kind == QuoteKind.SPECIAL else "sequential trade"
+        side = "bid" if event.side == Side.BUY else "ask"
+        why = "the next price would lie beyond it: nothing trades"
+        return f"a {what} {side} quote stands at {self._yen(event.price)}; {why} until orders meet or it is renewed"
 
     def _yen(self, price: int) -> str:
         return price_text(price, self._decimals.get(self.order.instrument, 0) if self.order is not None else 0)

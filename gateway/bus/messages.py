@@ -329,6 +329,18 @@ class TradeBust(Struct, gc=False, tag_field="kind", tag="bust"):
     v: Literal[1] = 1
 
 
+class QuoteMessage(Struct, gc=False, tag_field="kind", tag="quote"):
+    """Orders meet but do not trade, since the next price lies too far from the last one: the book collects."""
+
+    n: int
+    time_ns: int
+    quote: str  #: special, sequential; none: it is over
+    side: Side  #: the side that is pressing
+    price: int  #: 0 when it is over
+    due_ns: int  #: when it moves on, or an itayose decides; 0: never, it stands at the day's limit
+    v: Literal[1] = 1
+
+
 class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
     """All a newcomer needs (retained). Continue with the messages numbered above ``n``."""
 
@@ -352,10 +364,14 @@ class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
     bids: list[Level]  #: best first; price 0 (market orders) before all
     asks: list[Level]
     digest: int
+    quote: str = "none"  #: see the message of that kind
+    quote_side: Side = Side.BUY
+    quote_price: int = 0
+    quote_due_ns: int = 0
     v: Literal[1] = 1
 
 
-MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | TradeBust | Snapshot
+MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | TradeBust | QuoteMessage | Snapshot
 
 
 class Status(Struct, gc=False, tag_field="kind", tag="status"):

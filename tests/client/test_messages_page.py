@@ -40,7 +40,7 @@ def test_an_example_means_what_it_says_and_is_what_the_code_writes(kind: str, me
 
 
 def test_every_block_of_bytes_is_an_example() -> None:
-    assert len(EXAMPLES) == PAGE.count("```hex ") == 17
+    assert len(EXAMPLES) == PAGE.count("```hex ") == 18
     assert {message.get("kind") for kind, message, _ in EXAMPLES if kind == "md"} == {
         cls.__struct_config__.tag for cls in MarketData.__args__
     }
@@ -69,7 +69,7 @@ def test_the_digests_of_the_page_prove_the_book_they_describe() -> None:
         book.take(message)
         if isinstance(message, Snapshot | Depth):
             assert book.is_whole
-    assert (book.proofs, book.drifts, book.n, book.phase) == (1, 0, 818, "Break")
+    assert (book.proofs, book.drifts, book.n, book.phase) == (1, 0, 819, "Break")
 
 
 def test_the_shell_line_sends_the_first_example() -> None:

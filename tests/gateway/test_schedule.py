@@ -15,21 +15,22 @@ from engine.commands import (
     ExchangeCommand,
     ListInstrument,
     NewOrder,
+    RenewQuote,
     ResumeInstrument,
     SetPhase,
     StartDay,
     SuspendInstrument,
 )
 from engine.core import Engine
-from engine.events import AuctionUncrossed, Event
+from engine.events import AuctionUncrossed, Event, InstrumentListed
 from engine.log import MemoryStorage
-from engine.types import Phase, Side
+from engine.types import OrderType, Phase, Side
 from gateway import config as settings
 from gateway.bus.memory import MemoryBus
 from gateway.clock import AcceleratedClock, SystemClock
 from gateway.exchange import Exchange, open_log
 from gateway.holidays import business_calendar, load_calendar
-from gateway.schedule import Schedule
+from gateway.schedule import Schedule, Step
 
 CALENDAR = load_calendar()
 
@@ -332,3 +333,71 @@ def test_the_machines_clock_neither_resumes_nor_skips():
     clock.resume(0)
     assert not clock.skip_to(clock.now_ns() + 10**18)
     assert clock.seconds_until(0) == 0
+
+
+# --- other market models ---------------------------------------------------------------------------------------------
+
+
+def test_a_hybrid_day_has_two_sessions_and_pre_closing():
+    day = Day(ListInstrument("H", profile="TSE_HYBRID", reference_price=500, limit_table="tse"))
+    assert day.at("2026-11-24T08:00:00") == [StartDay(20261124), SetPhase("H", Phase.PRE_OPEN)]
+    assert day.at("2026-11-24T09:00:00") == [SetPhase("H", Phase.OPENING_AUCTION), SetPhase("H", Phase.CONTINUOUS)]
+    assert day.at("2026-11-24T11:30:00") == [SetPhase("H", Phase.CLOSING_AUCTION), SetPhase("H", Phase.BREAK)]
+    assert day.at("2026-11-24T12:05:00") == [SetPhase("H", Phase.PRE_OPEN)]
+    assert day.at("2026-11-24T12:30:00") == [SetPhase("H", Phase.OPENING_AUCTION), SetPhase("H", Phase.CONTINUOUS)]
+    assert day.at("2026-11-24T15:25:00") == [SetPhase("H", Phase.PRE_CLOSE)]
+    assert day.at("2026-11-24T15:30:00") == [SetPhase("H", Phase.CLOSING_AUCTION), SetPhase("H", Phase.CLOSED)]
+    assert day.phase("H") == Phase.CLOSED
+    assert len(day.auctions) == 4
+
+
+def test_a_quote_is_renewed_when_it_is_due_also_after_a_restart():
+    day = Day(ListInstrument("H", profile="TSE_HYBRID", reference_price=500, limit_table="tse"))
+    day.at("2026-11-24T09:00:00")
+    order = NewOrder("m", "H", Side.BUY, 100, 0, OrderType.MARKET)
+    day.schedule.fold(day.engine.apply(order, "alfa", ns("2026-11-24T09:30:00")))
+    assert day.schedule.next_ns(ns("2026-11-24T09:30:00")) == ns("2026-11-24T09:33:00")
+
+    assert day.at("2026-11-24T09:32:59") == []
+    assert day.schedule.due(ns("2026-11-24T09:33:00")) == [RenewQuote("H")]
+    assert day.schedule.due(ns("2026-11-24T09:33:00")) == []
+    day.schedule.fold(day.engine.apply(RenewQuote("H"), "", ns("2026-11-24T09:33:00")))
+    assert day.engine.instrument("H").quote_price == 520
+    assert day.schedule.next_ns(ns("2026-11-24T09:33:00")) == ns("2026-11-24T09:36:00")
+
+
+def test_a_call_ends_at_random_within_its_bound_once_drawn_and_the_command_says_how_late():
+    drawn: list[int] = []
+
+    def draw(bound: int) -> int:
+        drawn.append(bound)
+        return 7_000
+
+    config = settings.parse("[schedule]\nrandom_end_ms = { N_CALLS = 30000 }")
+    day = Day(ListInstrument("N", profile="N_CALLS", reference_price=100))
+    day.schedule = Schedule(
+        {"N_CALLS": [Step(9 * 3600, Phase.CALL), Step(10 * 3600, Phase.CALL_AUCTION), Step(10 * 3600, Phase.CLOSED)]},
+        business_calendar(CALENDAR),
+        random_end_ms=config.schedule.random_end_ms,
+        draw=draw,
+    )
+    day.schedule.fold([InstrumentListed("N", "N_CALLS", 1, 0, 100, 2, "embedded")])
+    day.at("2026-11-24T09:00:00")
+
+    assert day.at("2026-11-24T10:00:06") == []
+    assert day.schedule.next_ns(ns("2026-11-24T10:00:06")) == ns("2026-11-24T10:00:07")
+    auction, closed = day.at("2026-11-24T10:00:07")
+    assert (auction, closed) == (SetPhase("N", Phase.CALL_AUCTION, delay_ms=7_000), SetPhase("N", Phase.CLOSED))
+    assert drawn == [30_001]
+
+
+def test_n_calls_run_one_after_the_other_by_the_clock():
+    day = Day(ListInstrument("N", profile="N_CALLS", reference_price=100))
+    day.at("2026-11-24T23:00:00")
+    assert day.auctions == []  # the day was not begun in time
+    day.at("2026-11-25T09:00:00")
+    for at in ("10:30", "12:00", "13:30", "15:00"):
+        assert day.phase("N") == Phase.CALL
+        day.at(f"2026-11-25T{at}:00")
+    assert day.phase("N") == Phase.CLOSED
+    assert day.auctions == [("N", Phase.CALL_AUCTION)] * 4

@@ -13,6 +13,7 @@ from engine import (
     NewOrder,
     OrderType,
     Phase,
+    RenewQuote,
     SetPhase,
     SetRiskLimits,
     Side,
@@ -97,3 +98,27 @@ def test_a_large_order_says_that_its_member_had_to_confirm_it() -> None:
     )
 
     assert any("60 of 1,000 units" in step and "its member confirmed it" in step for step in steps)
+
+
+def test_the_quotes_that_kept_an_order_from_trading_are_named() -> None:
+    engine = Engine()
+    life = OrderLife("alpha", "a-1")
+    commands: list[tuple[str, Command]] = [
+        ("", ListInstrument(TOKEN, "TSE_HYBRID", 500)),
+        ("", StartDay(20261124)),
+        ("", SetPhase(TOKEN, Phase.PRE_OPEN)),
+        ("alpha", NewOrder("a-1", TOKEN, Side.BUY, 5, 0, OrderType.MARKET)),
+        ("", SetPhase(TOKEN, Phase.OPENING_AUCTION, delay_ms=1_500)),
+        ("", SetPhase(TOKEN, Phase.CONTINUOUS)),
+        ("", RenewQuote(TOKEN)),
+        ("beta", NewOrder("b-1", TOKEN, Side.SELL, 5, 515)),
+    ]
+    for number, (sender, command) in enumerate(commands, 1):
+        stamp = number + (180_000_000_000 if number > 6 else 0)
+        life.fold(number, stamp, sender, command, engine.apply(command, sender, stamp))
+
+    texts = [step.text for step in life.steps]
+
+    quoted = [text for text in texts if "quote" in text]
+    assert [text.split(";")[0] for text in quoted] == [f"a special bid quote stands at {at}" for at in (510, 520)]
+    assert texts[-1].startswith("buys 5 at 515")

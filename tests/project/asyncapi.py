@@ -68,6 +68,7 @@ CHANNELS: dict[str, tuple[str, str, Any]] = {
             ("auction", messages.AuctionResult),
             ("phase", messages.PhaseMessage),
             ("bust", messages.TradeBust),
+            ("quote", messages.QuoteMessage),
         )
     },
     "operatorIn": (
