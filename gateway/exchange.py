@@ -58,6 +58,8 @@ from gateway.operators import Desk
 from gateway.reports import ReportBook, derive, hello
 from gateway.schedule import Schedule
 from gateway.sequencer import DiskJournal, Entry, Sequencer
+from gateway.settlement.adapter import Instruction
+from gateway.settlement.instructions import owner
 from gateway.throttle import Share, TokenBucket
 
 logger = logging.getLogger("dojima")
@@ -106,6 +108,8 @@ class SettlementPort(Protocol):
     def take(self, sequence: int, time_ns: int, events: list[Event]) -> None: ...
 
     def verify_log(self, last_sequence: int) -> None: ...
+
+    def ask_first(self, gate: Callable[[Instruction], tuple[str, bool]]) -> None: ...
 
     async def run(self) -> None: ...
 
@@ -229,6 +233,7 @@ class Exchange:
             self.clock.resume(self.engine.time_ns)
         if self.settlement is not None:
             self.settlement.verify_log(last)
+            self.settlement.ask_first(self._may_settle)
         self._journal = DiskJournal(self._log)
         self._sequencer = Sequencer(
             self.engine,
@@ -246,6 +251,12 @@ class Exchange:
             if self.engine.instrument(code).set_aside:
                 self.alarm(f"{code} is set aside and waits to be rebuilt")
         self._say("replayed", sequence=last, trading_date=self.engine.date)
+
+    def _may_settle(self, instruction: Instruction) -> tuple[str, bool]:
+        """What the market says of a trade by now: what was checked at entry is checked again before it settles."""
+        seller, sell_account = owner(instruction.seller)
+        buyer, buy_account = owner(instruction.buyer)
+        return self.engine.check_settlement(instruction.asset, seller, sell_account, buyer, buy_account)
 
     def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
         """Everything that follows from one command, in every room."""

@@ -33,7 +33,7 @@ class State(StrEnum):
     HELD = "HELD"  #: the seller's units are blocked on the ledger
     AFFIRMED = "AFFIRMED"  #: the buyer confirmed
     CASH_CONFIRMED = "CASH_CONFIRMED"  #: bank or cash ledger reported the money leg
-    PENDING_APPROVAL = "PENDING_APPROVAL"  #: issuer or transfer agent decides, on their own clock
+    PENDING_APPROVAL = "PENDING_APPROVAL"  #: issuer or transfer agent decides, here or there, on their own clock
     UNKNOWN = "UNKNOWN"  #: sent, no answer: query, never resend
     PARTIAL = "PARTIAL"  #: a parent whose parts settle one by one
     FAILED_TODAY = "FAILED_TODAY"  #: missed the cut-off; tried again on the next business day
@@ -49,7 +49,7 @@ _S = State
 #: proves that it never had it.
 NEXT: Final[dict[State, frozenset[State]]] = {
     _S.NEW: frozenset({_S.PRECHECKED, _S.CANCELLED, _S.REJECTED}),
-    _S.PRECHECKED: frozenset({_S.SUBMITTED, _S.CANCELLED, _S.EXPIRED, _S.FAILED_TODAY}),
+    _S.PRECHECKED: frozenset({_S.SUBMITTED, _S.PENDING_APPROVAL, _S.CANCELLED, _S.EXPIRED, _S.FAILED_TODAY}),
     _S.SUBMITTED: frozenset(
         {
             _S.HELD,
@@ -67,10 +67,12 @@ NEXT: Final[dict[State, frozenset[State]]] = {
     ),
     _S.AFFIRMED: frozenset({_S.CASH_CONFIRMED, _S.ABORTED, _S.FAILED_TODAY, _S.UNKNOWN}),
     _S.CASH_CONFIRMED: frozenset({_S.SETTLED, _S.UNKNOWN, _S.FAILED_TODAY, _S.ABORTED}),
-    _S.PENDING_APPROVAL: frozenset({_S.HELD, _S.SETTLED, _S.REJECTED, _S.EXPIRED, _S.FAILED_TODAY}),
+    _S.PENDING_APPROVAL: frozenset(
+        {_S.PRECHECKED, _S.HELD, _S.SETTLED, _S.CANCELLED, _S.REJECTED, _S.EXPIRED, _S.FAILED_TODAY}
+    ),
     _S.UNKNOWN: frozenset(set(State) - {_S.NEW, _S.UNKNOWN, _S.FAILED_TODAY}),
     _S.PARTIAL: frozenset({_S.SETTLED, _S.FAILED_TODAY}),
-    _S.FAILED_TODAY: frozenset({_S.SUBMITTED, _S.CANCELLED}),
+    _S.FAILED_TODAY: frozenset({_S.SUBMITTED, _S.PENDING_APPROVAL, _S.CANCELLED}),
     _S.SETTLED: frozenset(),
     _S.CANCELLED: frozenset(),
     _S.REJECTED: frozenset(),

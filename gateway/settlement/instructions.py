@@ -34,6 +34,12 @@ def account_id(participant: str, account: str = "") -> str:
     return f"{participant}/{account}" if account else participant
 
 
+def owner(account: str) -> tuple[str, str]:
+    """Participant and account reference of what ``account_id`` made."""
+    participant, _, reference = account.partition("/")
+    return participant, reference
+
+
 def from_trade(market: str, traded: Traded, price_decimals: int, version: int = 1) -> Instruction:
     """The obligation that a trade leaves: gross, units against yen.
 

@@ -96,6 +96,7 @@ CREATE INDEX moves_by_instruction ON moves (number);
 SECOND: Final = 1_000_000_000
 BACK_OFF_FIRST: Final = 1 * SECOND
 BACK_OFF_MAX: Final = 64 * SECOND
+WAITS_FOR_APPROVAL: Final = "waits for the issuer's approval"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Instruction).decode
@@ -265,6 +266,53 @@ class Outbox:
             return sent
 
         return await self._database.write(sending)
+
+    async def approved(self, entries: Sequence[Entry]) -> set[int]:
+        """The numbers of those that the issuer has approved."""
+
+        def approved(file: sqlite3.Connection) -> set[int]:
+            return {
+                entry.number
+                for entry in entries
+                if file.execute(
+                    "SELECT 1 FROM moves WHERE number = ? AND before = 'PENDING_APPROVAL' AND after = 'PRECHECKED'",
+                    (entry.number,),
+                ).fetchone()
+            }
+
+        return await self._database.read(approved)
+
+    async def held_up(self, held: Sequence[tuple[Entry, str]], waiting: Sequence[Entry], now: int) -> None:
+        """Write down what may not go out now: ``held`` with the reason, to be asked again later; ``waiting`` for the
+        issuer's approval.
+        """
+
+        def held_up(file: sqlite3.Connection) -> None:
+            progress = _progress(file)
+            for entry, reason in held:
+                present = _entry(file, entry.number)
+                after = State.PRECHECKED if present.state is State.NEW else present.state
+                _go(file, progress, present, after, now, reason=reason)
+                _later(file, present, now)
+            for entry in waiting:
+                present = _entry(file, entry.number)
+                _go(file, progress, present, State.PENDING_APPROVAL, now, reason=WAITS_FOR_APPROVAL)
+
+        await self._database.write(held_up)
+
+    async def decided(self, entry: Entry, approved: bool, reason: str, now: int) -> Entry:
+        """The issuer has decided about an instruction that waits for it and that no ledger has. Raises IllegalMove."""
+
+        def decided(file: sqlite3.Connection) -> Entry:
+            present = _entry(file, entry.number)
+            if present.state is not State.PENDING_APPROVAL or present.on_ledger is not OnLedger.NO:
+                raise IllegalMove(f"Expected an instruction that waits for approval here, got one {present.state}")
+            after = State.PRECHECKED if approved else State.REJECTED
+            _go(file, _progress(file), present, after, now, reason=reason)
+            file.execute("UPDATE instructions SET attempts = 0, not_before = 0 WHERE number = ?", (entry.number,))
+            return _entry(file, entry.number)
+
+        return await self._database.write(decided)
 
     async def answered(self, answers: Sequence[tuple[Entry, Receipt | LedgerError]], now: int) -> list[Entry]:
         """Take in what ledgers answered to ``sending`` or to a question; returns the entries as they are now."""

@@ -20,6 +20,7 @@ from engine.events import DayStarted, InstrumentListed, TradeBusted, Traded
 from gateway.settlement.adapter import (
     Caps,
     ConfigError,
+    Instruction,
     LedgerAdapter,
     LedgerError,
     OutcomeUnknown,
@@ -43,6 +44,10 @@ LEDGER_FILE: Final = "ledger.sqlite"
 
 _JST: Final = datetime.timezone(datetime.timedelta(hours=9))
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
+
+Gate = Callable[[Instruction], tuple[str, bool]]
+"""Why an instruction may not be settled now ("": it may), and whether it needs the issuer's approval. Reads only."""
 
 
 class Options(Struct, frozen=True, kw_only=True):
@@ -97,6 +102,7 @@ class Settlement:
         self._news = asyncio.Event()
         self._caps: dict[str, Caps] = {}
         self._noticed: set[str] = set()
+        self._gate: Gate | None = None
         self.stopped: dict[str, str] = {}
 
     @classmethod
@@ -139,6 +145,10 @@ class Settlement:
             await self._outbox.close()
             if self._embedded:
                 await self._embedded.close()
+
+    def ask_first(self, gate: Gate) -> None:
+        """Let ``gate`` say of each instruction, before each time it goes out, whether it may (market-rules 8)."""
+        self._gate = gate
 
     # --- from the log ------------------------------------------------------------------------------------------------
 
@@ -235,6 +245,23 @@ class Settlement:
         for start in range(0, len(instructions), size):
             receipts += await adapter.submit_batch(instructions[start : start + size], atomic=True)
         return receipts
+
+    async def approve(self, ins_id: str, reference: str) -> Entry:
+        """The issuer approves a transfer, says ``reference``; it is sent with the next pass.
+
+        Raises NotFound, and IllegalMove unless it waits for that here and not on the ledger.
+        """
+        entry, _ = await self._outbox.find(ins_id)
+        async with self._passing[entry.ledger]:
+            entry = await self._outbox.decided(entry, True, f"approved: {reference}", self._clock())
+        self._work[entry.ledger].set()
+        return entry
+
+    async def disapprove(self, ins_id: str, reason: str) -> Entry:
+        """The issuer refuses a transfer: REJECTED, which is an end. Raises as ``approve`` does."""
+        entry, _ = await self._outbox.find(ins_id)
+        async with self._passing[entry.ledger]:
+            return await self._outbox.decided(entry, False, f"not approved: {reason}", self._clock())
 
     async def affirm(self, ins_id: str, role: str) -> Entry:
         """Pass on a confirmation by "buyer" or "seller". Raises NotFound and what the ledger raises."""
@@ -336,6 +363,8 @@ class Settlement:
             )
             if due and name not in self.stopped:
                 found = True
+                due = await self._admitted(due)
+            if due and name not in self.stopped:
                 advice = [await self._advice(name, adapter, caps, entry) for entry in due]
                 due = await self._outbox.sending(due, advice, self._clock())
                 if due:
@@ -344,6 +373,27 @@ class Settlement:
             if not caps.atomic_dvp and name not in self.stopped:
                 found = await self._listen(name, adapter) or found
             return found
+
+    async def _admitted(self, due: Sequence[Entry]) -> list[Entry]:
+        """Those that the market lets go out now; the others wait, each with the reason."""
+        if self._gate is None:
+            return list(due)
+        approved = await self._outbox.approved(due)
+        admitted: list[Entry] = []
+        held: list[tuple[Entry, str]] = []
+        waiting: list[Entry] = []
+        for entry in due:
+            # What the ledger may have already is not the market's to stop.
+            what, needs_approval = self._gate(entry.instruction) if entry.on_ledger is OnLedger.NO else ("", False)
+            if what:
+                held.append((entry, f"not eligible: {what}"))
+            elif needs_approval and entry.number not in approved:
+                waiting.append(entry)
+            else:
+                admitted.append(entry)
+        if held or waiting:
+            await self._outbox.held_up(held, waiting, self._clock())
+        return admitted
 
     async def _meet(self, name: str, adapter: LedgerAdapter) -> Caps | None:
         """First contact: is it the ledger that was meant, and what can it do?"""

@@ -95,7 +95,7 @@ def test_nothing_leads_out_of_an_end_and_only_two_states_lead_back() -> None:
     assert {State.SETTLED, State.CANCELLED, State.REJECTED, State.ABORTED, State.EXPIRED} == ENDS
     order = list(State)
     back = {before for before, after in NEXT.items() for each in after if order.index(each) < order.index(before)}
-    # PENDING_APPROVAL is written behind the states it leads on to; it does not lead back to one it came from.
+    # PENDING_APPROVAL is written behind the states it leads on to: approved, an instruction goes on as PRECHECKED.
     assert back - {State.PENDING_APPROVAL} == {State.UNKNOWN, State.FAILED_TODAY}
 
 
