@@ -1105,6 +1105,7 @@ class Engine(Quoting):
         if calls:
             until_ns = self.time_ns + seconds * SECOND_NS
             if instrument.phase == Phase.CALL:
+                until_ns = max(until_ns, instrument.until_ns)  # one that has longer to go is not cut short
                 instrument.until_ns = until_ns
                 events.append(PhaseTimed(instrument.code, Phase.CALL, until_ns))
             else:

@@ -152,14 +152,12 @@ class Schedule:
 
     def fold(self, events: Iterable[Event]) -> None:
         """Take in what one command led to. Every command's events, in order, replayed ones too."""
-        stepped = ""  # a book that has entered a call of its timetable
         for event in events:
             kind = type(event)
             if kind is PhaseChanged:
                 assert isinstance(event, PhaseChanged)
                 book = self._books[event.instrument]
                 book.phase = event.phase
-                stepped = ""
                 if event.phase == Phase.CALL and event.before != Phase.CALL_AUCTION:
                     book.before = event.before
                 elif event.phase not in (Phase.CALL, Phase.CALL_AUCTION):
@@ -169,7 +167,6 @@ class Schedule:
                 for index in range(book.done, len(book.steps)):
                     if book.steps[index].phase == event.phase:
                         book.done = index + 1
-                        stepped = event.instrument if event.phase == Phase.CALL else ""
                         break
             elif kind is InstrumentListed:
                 assert isinstance(event, InstrumentListed)
@@ -178,9 +175,8 @@ class Schedule:
                 self._random[event.instrument] = self._random_end_ms.get(event.profile, 0)
             elif kind is PhaseTimed:
                 assert isinstance(event, PhaseTimed)
-                if event.phase == Phase.CALL and event.instrument != stepped:
-                    self._books[event.instrument].call_ns = event.until_ns
-                    self._books[event.instrument].call_given = False
+                if event.phase == Phase.CALL:
+                    self._call_timed(self._books[event.instrument], event.until_ns)
             elif kind is QuoteChanged:
                 assert isinstance(event, QuoteChanged)
                 self._books[event.instrument].quote_ns = event.due_ns
@@ -264,6 +260,12 @@ class Schedule:
         if longest and book.next not in book.delays and book.phases[step.phase].matching == AUCTION:
             book.delays[book.next] = self._draw(longest + 1)
         return self._time_ns(self.trading_date, step.at) + book.delays.get(book.next, 0) * 1_000_000
+
+    def _call_timed(self, book: _Book, until_ns: int) -> None:
+        """A call says when it ends: by the day's next step, or by itself."""
+        by_the_day = book.open_steps and until_ns == self._time_ns(self.trading_date, book.steps[book.next].at)
+        book.call_ns = 0 if by_the_day else until_ns
+        book.call_given = False
 
     def _end_ns(self, book: _Book) -> int:
         """When the phase that a book is about to enter is due to end, at the earliest; 0: not said, or an instant."""

@@ -1164,7 +1164,7 @@ class Model:
         book.suspended = False
         events: list[Event] = [TradingStateChanged(book.code, False)]
         if calls and book.phase == Phase.CALL:
-            book.until_ns = self.time_ns + seconds * 10**9
+            book.until_ns = max(self.time_ns + seconds * 10**9, book.until_ns)
             return [*events, PhaseTimed(book.code, Phase.CALL, book.until_ns)]
         if calls:
             return [*events, *self.open_call(book, seconds), *self.entered(book)]

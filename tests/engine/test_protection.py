@@ -474,6 +474,15 @@ def test_a_halt_in_a_call_gives_it_its_whole_time_again() -> None:
     assert events == [TradingStateChanged(CODE, False), PhaseTimed(CODE, Phase.CALL, 305 * SECOND)]
 
 
+def test_a_halt_does_not_cut_a_long_call_short() -> None:
+    market = start(Phase.CLOSED, profile="N_CALLS", rules={"reopen_call_seconds": 300})
+    market.must(SetPhase(CODE, Phase.CALL, until_ns=9_000 * SECOND), SuspendInstrument(CODE))
+
+    events = market.engine.apply(ResumeInstrument(CODE), "", 5 * SECOND)
+
+    assert events[-1] == PhaseTimed(CODE, Phase.CALL, 9_000 * SECOND)
+
+
 @pytest.mark.parametrize("seconds", [0, 300])
 def test_a_halt_in_a_non_cancel_period_drops_the_auction_even_if_it_ends_before(seconds: int) -> None:
     market = start(Phase.PRE_OPEN, rules={"reopen_call_seconds": seconds})

@@ -210,6 +210,21 @@ def test_a_halt_before_the_auction_makes_the_book_late_and_it_catches_up():
     assert day.at("2026-11-25T09:00:00") == [StartDay(20261125), SetPhase("A", Phase.PRE_OPEN)]
 
 
+def test_a_call_of_the_day_ends_by_the_day_and_goes_on_if_a_halt_held_it_up():
+    text = '[schedule.sessions]\nN_CALLS = [["09:00:00", "Call"], ["09:10:00", "CallAuction"], ["09:11:00", "Call"],'
+    text += ' ["10:00:00", "CallAuction"], ["10:00:00", "Closed"]]'
+    day = Halted(ListInstrument("N", "N_CALLS", rules=REOPENS), text=text)
+    day.at("2026-11-24T09:01:00")
+    assert day.phase("N") == Phase.CALL
+    day.give_at("2026-11-24T09:02:00", SuspendInstrument("N"), ResumeInstrument("N"))
+    assert day.at("2026-11-24T09:09:59") == []  # not cut short
+    assert day.at("2026-11-24T09:10:00") == [SetPhase("N", Phase.CALL_AUCTION)]
+    day.at("2026-11-24T09:11:00")
+    day.give_at("2026-11-24T09:58:00", SuspendInstrument("N"), ResumeInstrument("N"))
+    assert day.at("2026-11-24T10:00:01") == []
+    assert day.at("2026-11-24T10:03:01") == [SetPhase("N", Phase.CALL_AUCTION), SetPhase("N", Phase.CLOSED)]
+
+
 def test_a_call_waits_for_a_halt_to_end():
     day = Halted(ListInstrument("C", "CONTINUOUS", rules=REOPENS))
     day.at("2026-11-24T09:00:00")
