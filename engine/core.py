@@ -1354,6 +1354,11 @@ class Engine(Quoting):
         """The numbers of the orders on one side of a book, in matching priority."""
         return self._queue(self._known(code), side)
 
+    def shown(self, code: str, side: Side) -> list[tuple[int, int, int]]:
+        """What one side of a book shows, order by order in matching priority, as (order_id, price, quantity)."""
+        table = self._orders
+        return [(order, table.price[order], table.open[order]) for order in self.queue(code, side)]
+
     def digest(self) -> bytes:
         """32 bytes over the whole state: equal digests mean equal markets.
 

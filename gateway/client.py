@@ -55,6 +55,7 @@ from gateway.bus.messages import (
     MessageError,
     OpenOrder,
     OpenOrders,
+    OrderData,
     Outbound,
     PrivateEvent,
     Report,
@@ -62,6 +63,7 @@ from gateway.bus.messages import (
     Status,
 )
 from gateway.livebook import LiveBook
+from gateway.liveorders import LiveOrders
 from gateway.position import Position
 
 log = logging.getLogger("dojima.client")
@@ -158,6 +160,7 @@ class OrderState(StrEnum):
 
 
 T = TypeVar("T")
+_Live = TypeVar("_Live", LiveBook, LiveOrders)
 
 
 class Stream(Generic[T]):
@@ -402,8 +405,10 @@ class Client:
         self._questions: dict[str, _Question] = {}
         self._streams: list[Stream[NumberedReport | Missed]] = []
         self._books: dict[str, LiveBook] = {}
+        self._order_books: dict[str, LiveOrders] = {}
         self._decode_outbound = msgspec.msgpack.Decoder(Outbound).decode
         self._decode_market: Callable[[bytes], MarketData] = msgspec.msgpack.Decoder(MarketData).decode
+        self._decode_orders: Callable[[bytes], OrderData] = msgspec.msgpack.Decoder(OrderData).decode
         self._decode_status = msgspec.msgpack.Decoder(Status).decode
         self._decode_command = msgspec.msgpack.Decoder(MemberCommand).decode
         self._encode = msgspec.msgpack.Encoder().encode
@@ -479,6 +484,8 @@ class Client:
             stream.end(ended)
         for book in self._books.values():
             book.end(ended)
+        for orders in self._order_books.values():
+            orders.end(ended)
         for order in self.orders.values():
             order._changed.set()
         self._synced.set()
@@ -512,6 +519,8 @@ class Client:
                     await link.subscribe(topics.STATUS, 1)
                     for instrument in self._books:
                         await link.subscribe(topics.market_data(instrument, "+"), 0)
+                    for instrument in self._order_books:
+                        await link.subscribe(topics.by_order(instrument), 0)
                     self.connected = True
                     delay = 0.1
                     self._after_connect()
@@ -538,6 +547,8 @@ class Client:
         """What was under way may be lost: ask for the reports missed, then everything unanswered goes out again."""
         for book in self._books.values():
             book.resubscribed()
+        for orders in self._order_books.values():
+            orders.resubscribed()
         if self._market_data_only:
             self._synced.set()
         elif self._next:
@@ -705,23 +716,33 @@ class Client:
         Returns when it is whole. Raises ``NotAnswering`` when no snapshot comes within ``timeout`` seconds: mostly an
         instrument nobody listed.
         """
+        book = self._books.get(instrument) or self._books.setdefault(instrument, LiveBook(_code(instrument)))
+        return await self._live(book, topics.market_data(instrument, "+"))
+
+    async def order_book(self, instrument: str) -> LiveOrders:
+        """Every order of an instrument by the engine's number, kept live, where the exchange publishes that.
+
+        Returns when it is whole. Raises ``NotAnswering`` as ``book`` does.
+        """
+        book = self._order_books.get(instrument)
+        book = book or self._order_books.setdefault(instrument, LiveOrders(_code(instrument)))
+        return await self._live(book, topics.by_order(instrument))
+
+    async def _live(self, book: _Live, topic: str) -> _Live:
+        """A book once it is whole."""
         self._check()
-        book = self._books.get(instrument)
-        if book is None:
-            if not re.fullmatch(r"[A-Z0-9-]{1,12}", instrument):
-                raise BadCommand(f"Expected an instrument code as [A-Z0-9-]{{1,12}}, got {instrument!r}")
-            book = self._books[instrument] = LiveBook(instrument)
-            if self._link is not None:
-                try:
-                    await self._link.subscribe(topics.market_data(instrument, "+"), 0)
-                except LinkDown as error:  # the next connection subscribes
-                    self._trouble = str(error)
+        if not book.is_whole and self._link is not None:
+            try:
+                await self._link.subscribe(topic, 0)
+            except LinkDown as error:  # the next connection subscribes
+                self._trouble = str(error)
         try:
             async with asyncio.timeout(self._timeout):
                 await book.whole()
         except TimeoutError:
             raise NotAnswering(
-                f"No snapshot of {instrument} came within {self._timeout:g} s. Is it listed, and is `dojima run` up?"
+                f"No snapshot of {book.instrument} came within {self._timeout:g} s. Is it listed, and is `dojima run` "
+                "up?"
             ) from None
         self._check()
         return book
@@ -866,6 +887,8 @@ class Client:
             try:
                 if topic == outbound:
                     self._on_outbound(self._decode_outbound(payload))
+                elif topic.startswith(market) and topics.BY_ORDER in topic:
+                    await self._on_orders(link, topic, self._decode_orders(payload), kept)
                 elif topic.startswith(market):
                     await self._on_market(link, topic, self._decode_market(payload), kept)
                 elif topic == topics.STATUS:
@@ -905,6 +928,11 @@ class Client:
         book = self._books.get(topic.split("/")[3])
         if book is not None and book.take(message, kept):
             await link.subscribe(topics.market_data(book.instrument, "+"), 0)  # brings the retained snapshot again
+
+    async def _on_orders(self, link: Link, topic: str, message: OrderData, kept: bool) -> None:
+        book = self._order_books.get(topic.split("/")[3])
+        if book is not None and book.take(message, kept):
+            await link.subscribe(topics.by_order(book.instrument), 0)
 
     def _on_outbound(self, message: Outbound) -> None:
         if self._exchange_down:
@@ -1140,6 +1168,12 @@ class _Question:
         self.found: list[OpenOrder] = []
 
 
+def _code(instrument: str) -> str:
+    if not re.fullmatch(r"[A-Z0-9-]{1,12}", instrument):
+        raise BadCommand(f"Expected an instrument code as [A-Z0-9-]{{1,12}}, got {instrument!r}")
+    return instrument
+
+
 def _id_of(command: MemberCommand) -> str:
     return command.client_order_id if isinstance(command, NewOrder) else command.request_id
 
@@ -1198,6 +1232,7 @@ __all__ = [
     "Closed",
     "Fill",
     "LiveBook",
+    "LiveOrders",
     "MassCancelled",
     "MessageRefused",
     "Missed",

@@ -198,6 +198,9 @@ class Reports(_Section, frozen=True):
 class MarketData(_Section, frozen=True):
     snapshot_ms: Positive = 250  #: least time between two snapshots of an instrument
     digest_every: Positive = 64  #: depth messages between two digests
+    #: Profiles whose books are published order by order; START's own are.
+    order_by_order: list[str] = msgspec.field(default_factory=lambda: ["START"])
+    orders_ms: Positive = 1_000  #: least time between two snapshots of these, for each part of one
 
 
 class Log(_Section, frozen=True):

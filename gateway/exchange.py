@@ -55,6 +55,7 @@ from gateway.copies import Copies
 from gateway.holidays import business_calendar
 from gateway.marketdata import MarketDataBook, Message
 from gateway.operators import Desk
+from gateway.orderfeed import OrderFeed
 from gateway.reports import ReportBook, derive, hello
 from gateway.schedule import Schedule
 from gateway.sequencer import DiskJournal, Entry, Sequencer
@@ -179,6 +180,13 @@ class Exchange:
         self.desk = Desk(config.operators, self.engine, clock, self._share)
         self.reports = ReportBook(config.reports.window, config.reports.retention, self.desk.fold)
         self.copies = Copies(config.drop_copy)
+        self.order_feed = OrderFeed(
+            self.engine,
+            clock,
+            config.market_data.order_by_order,
+            snapshot_ms=config.market_data.orders_ms,
+            digest_every=config.market_data.digest_every,
+        )
         self.schedule = Schedule.from_config(config.schedule, business_calendar(calendar))
         self.settlement = settlement
         self._log = log
@@ -229,6 +237,7 @@ class Exchange:
         self.desk.discard()
         # Never below a number that was used: see marketdata.
         self.market_data.start(self._log.end if last else 0)
+        self.order_feed.start(self._log.end if last else 0)
         if last:
             self.clock.resume(self.engine.time_ns)
         if self.settlement is not None:
@@ -262,6 +271,8 @@ class Exchange:
         """Everything that follows from one command, in every room."""
         self.reports.fold(sequence, time_ns, participant, events)
         self.market_data.fold(sequence, time_ns, participant, events)
+        if self._live and (self.order_feed.books or not participant):
+            self.order_feed.fold(time_ns, events)
         if self.settlement is not None:
             self.settlement.take(sequence, time_ns, events)
         if not participant:
@@ -390,6 +401,7 @@ class Exchange:
         while True:
             await self.clock.sleep(TICK)
             self._publish(self.market_data.overdue())
+            self._publish(self.order_feed.overdue())
 
     async def _keep_status(self) -> None:
         """A word now and then about how much was done and what was turned away, when anything was."""
@@ -415,6 +427,7 @@ class Exchange:
         """The broker is there (again). What was said meanwhile is gone: everybody is told where they stand."""
         self._announce("up")
         self._publish(self.market_data.snapshots())
+        self._publish(self.order_feed.snapshots())
         known = dict.fromkeys([*(sorted(self._members) if self._members else ()), *self.engine.participants()])
         known.update(dict.fromkeys(name for name in self._senders if _is_participant(name)))
         for participant in known:
@@ -580,6 +593,8 @@ class Exchange:
         if self.desk.has_news:
             self.desk.flush()
         self._publish(self.market_data.flush())
+        if self.order_feed.touched:
+            self._publish(self.order_feed.flush())
         deliveries = []
         for entry in batch:
             if entry.delivery is not None:

@@ -18,6 +18,7 @@ from gateway.bus.messages import (
     MarketData,
     OperatorInbound,
     OperatorOutbound,
+    OrderData,
     Outbound,
     Status,
 )
@@ -26,6 +27,7 @@ from gateway.bus.port import Delivery, Door
 _outbound = msgspec.msgpack.Decoder(Outbound)
 _operator_outbound = msgspec.msgpack.Decoder(OperatorOutbound)
 _market_data = msgspec.msgpack.Decoder(MarketData)
+_order_data = msgspec.msgpack.Decoder(OrderData)
 _status = msgspec.msgpack.Decoder(Status)
 _encoder = msgspec.msgpack.Encoder()
 
@@ -33,14 +35,16 @@ _encoder = msgspec.msgpack.Encoder()
 class MemoryBus:
     """Broker and members in one object.
 
-    ``publish_as`` plays a member; ``out``, ``market`` and ``status`` hold, decoded, what the exchange said. A listener
-    (``on_message``) hears every raw outgoing message as ``(topic, payload)``, with topics ``out/MEMBER``,
-    ``md/CODE/KIND`` and ``status``. Other addresses than members' (``topics``) are used like a member's name.
+    ``publish_as`` plays a member; ``out``, ``market``, ``by_order`` and ``status`` hold, decoded, what the exchange
+    said. A listener (``on_message``) hears every raw outgoing message as ``(topic, payload)``, with topics
+    ``out/MEMBER``, ``md/CODE/KIND`` and ``status``. Other addresses than members' (``topics``) are used like a member's
+    name.
     """
 
     def __init__(self) -> None:
         self.out: dict[str, list[Outbound | OperatorOutbound]] = {}
         self.market: dict[str, list[MarketData]] = {}
+        self.by_order: dict[str, list[OrderData]] = {}
         self.retained: dict[str, MarketData] = {}
         self.status: list[Status] = []
         self.unacknowledged: deque[Delivery] = deque()
@@ -80,6 +84,10 @@ class MemoryBus:
         self._said(f"out/{address}", payload)
 
     def publish(self, instrument: str, kind: str, payload: bytes, *, retain: bool = False) -> None:
+        if kind.startswith(topics.BY_ORDER):
+            self.by_order.setdefault(instrument, []).append(_order_data.decode(payload))
+            self._said(f"md/{instrument}/{kind}", payload)
+            return
         message = _market_data.decode(payload)
         self.market.setdefault(instrument, []).append(message)
         if retain:

@@ -374,6 +374,96 @@ class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
 MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | TradeBust | QuoteMessage | Snapshot
 
 
+# --- market data, order by order -------------------------------------------------------------------------------------
+# A row of its own: ``n`` counts the messages of changes of one instrument, and jumps as that of the other market data.
+# Orders are known by the engine's number and nothing else; of an iceberg only what it shows is told.
+
+
+class OrderAdded(Struct, array_like=True, gc=False, tag="added"):
+    """An order is in the book, last at its price."""
+
+    order_id: int
+    side: Side
+    price: int  #: 0: no limit
+    quantity: int  #: what it shows
+
+
+class OrderExecuted(Struct, array_like=True, gc=False, tag="executed"):
+    """An order in the book has traded. It leaves when nothing more shows."""
+
+    order_id: int
+    quantity: int  #: in an auction perhaps more than it showed
+    price: int
+    trade_id: int
+
+
+class OrderDeleted(Struct, array_like=True, gc=False, tag="deleted"):
+    order_id: int
+
+
+class OrderResized(Struct, array_like=True, gc=False, tag="resized"):
+    """An order shows another quantity, in its place."""
+
+    order_id: int
+    quantity: int
+
+
+class OrderReplaced(Struct, array_like=True, gc=False, tag="replaced"):
+    """An order has a new price, quantity or place: last at its price."""
+
+    order_id: int
+    price: int
+    quantity: int
+
+
+class OrderReplenished(Struct, array_like=True, gc=False, tag="replenished"):
+    """An iceberg whose peak has traded shows a fresh one, last at its price."""
+
+    order_id: int
+    side: Side
+    price: int
+    quantity: int
+
+
+OrderChange = OrderAdded | OrderExecuted | OrderDeleted | OrderResized | OrderReplaced | OrderReplenished
+
+
+class OrderChanges(Struct, gc=False, tag_field="kind", tag="changes"):
+    """What happened to a book, one after the other."""
+
+    n: int
+    time_ns: int
+    changes: list[OrderChange]
+    digest: int | None = None  #: now and then: over the whole book after this message, see ``OrderBook.digest``
+    v: Literal[1] = 1
+
+
+class BookOrder(Struct, array_like=True, gc=False):
+    order_id: int
+    side: Side
+    price: int
+    quantity: int  #: what it shows
+
+
+class OrdersSnapshot(Struct, gc=False, tag_field="kind", tag="orders"):
+    """Every order of a book (retained), in parts when there are many. Continue with the changes numbered above ``n``.
+
+    The parts of one snapshot have the same ``n``; orders stand in matching priority, bids before asks.
+    """
+
+    n: int
+    time_ns: int
+    instrument: str
+    part: int  #: from 0
+    parts: int
+    orders: list[BookOrder]
+    digest: int  #: over the whole book
+    v: Literal[1] = 1
+
+
+OrderData = OrderChanges | OrdersSnapshot
+
+
 class Status(Struct, gc=False, tag_field="kind", tag="status"):
     """Retained on ``dojima/v1/status``; the broker publishes state ``down`` (last will) when the exchange goes away."""
 

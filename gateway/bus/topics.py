@@ -19,6 +19,7 @@ ALL_MARKET_DATA: Final = f"{ROOT}/md/+/+"
 
 OPERATOR: Final = "op/"
 COPY: Final = "copy/"
+BY_ORDER: Final = "by_order/"
 
 
 def operator(name: str) -> str:
@@ -40,8 +41,14 @@ def outbound(address: str) -> str:
 
 
 def market_data(instrument: str, kind: str) -> str:
-    """``kind`` is one of snapshot (retained), depth, trades, indicative, auction, phase, bust."""
+    """``kind`` is one of snapshot (retained), depth, trades, indicative, auction, phase, bust; or, on a topic further
+    down and in a row of its own, ``by_order/changes`` and ``by_order/orders/PART`` (retained)."""
     return f"{ROOT}/md/{instrument}/{kind}"
+
+
+def by_order(instrument: str) -> str:
+    """The filter for all that is said of an instrument order by order."""
+    return market_data(instrument, f"{BY_ORDER}#")
 
 
 def sender_of(topic: str) -> str:

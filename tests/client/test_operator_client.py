@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,74 +22,17 @@ from engine.commands import (
 from engine.events import OperatorActed, OperatorDeclined, OperatorRequested, ReferencePriceSet
 from engine.log.replay import open_log
 from engine.types import Phase, Reason
-from gateway.bus import topics
-from gateway.bus.link import LinkDown
 from gateway.cli.main import COMMANDS, load
 from gateway.cli.operator import parse
 from gateway.client import BadCommand, CannotConnect, MessageRefused, NotAnswering
 from gateway.operator_client import OperatorClient, RequestRefused
-from tests.gateway.market import Market, market
+from tests.gateway.market import market
 from tests.gateway.process import ExchangeProcess
+from tests.gateway.road import Road
 from tests.gateway.test_operators import OPERATORS
 from tests.mosquitto.broker import Mosquitto
 
 PRICE = SetReferencePrice("CONT", 120)
-
-
-class Road:
-    """Links into a market in this process, with the faults of the real road on switches."""
-
-    def __init__(self, m: Market) -> None:
-        self.market = m
-        self.queues: list[asyncio.Queue[tuple[str, bytes, bool] | None]] = []
-        self.deaf = 0  #: so many messages are lost on the way in
-        self.mute = 0  #: so many messages are lost on the way out, for everybody
-        m.bus.on_message = self._said
-
-    def _said(self, topic: str, payload: bytes) -> None:
-        if self.mute:
-            self.mute -= 1
-            return
-        if topic.startswith("out/"):
-            for queue in self.queues:
-                queue.put_nowait((topics.outbound(topic.removeprefix("out/")), payload, False))
-
-    def cut(self) -> None:
-        for queue in self.queues:
-            queue.put_nowait(None)
-
-    @asynccontextmanager
-    async def connect(self) -> AsyncIterator[Any]:
-        link = _Link(self)
-        self.queues.append(link.queue)
-        try:
-            yield link
-        finally:
-            self.queues.remove(link.queue)
-
-    def operator(self, name: str, **options: Any) -> OperatorClient:
-        return OperatorClient("", name, link=self.connect, resend_after=0.02, timeout=10, **options)
-
-
-class _Link:
-    def __init__(self, road: Road) -> None:
-        self.road = road
-        self.queue: asyncio.Queue[tuple[str, bytes, bool] | None] = asyncio.Queue()
-
-    async def subscribe(self, topic: str, qos: int) -> None:
-        pass
-
-    async def publish(self, topic: str, payload: bytes) -> None:
-        await asyncio.sleep(0)
-        if self.road.deaf:
-            self.road.deaf -= 1
-        else:
-            self.road.market.bus.publish_as(topics.sender_of(topic), payload)
-
-    async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
-        while (message := await self.queue.get()) is not None:
-            yield message
-        raise LinkDown("cut by the test")
 
 
 async def test_one_asks_the_other_confirms_and_both_read_the_same():

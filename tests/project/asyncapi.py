@@ -71,6 +71,16 @@ CHANNELS: dict[str, tuple[str, str, Any]] = {
             ("quote", messages.QuoteMessage),
         )
     },
+    "orderChanges": (
+        topics.market_data("{instrument}", f"{topics.BY_ORDER}changes"),
+        "Public market data, order by order; a row of its own, for the profiles that the exchange has set so.",
+        messages.OrderChanges,
+    ),
+    "ordersSnapshot": (
+        topics.market_data("{instrument}", f"{topics.BY_ORDER}orders/{{part}}"),
+        "Every order of a book, in parts numbered from 0.",
+        messages.OrdersSnapshot,
+    ),
     "operatorIn": (
         topics.inbound(topics.operator("{operator}")),
         "Requests and questions of one operator of the exchange. Only that operator may publish here.",
@@ -101,6 +111,8 @@ CHANNELS: dict[str, tuple[str, str, Any]] = {
 OPERATIONS: dict[str, tuple[str, str, int, bool]] = {
     "takeCommands": ("receive", "memberIn", 1, False),
     "report": ("send", "memberOut", 1, False),
+    "publishOrderChanges": ("send", "orderChanges", 0, False),
+    "publishOrders": ("send", "ordersSnapshot", 0, True),
     "takeRequests": ("receive", "operatorIn", 1, False),
     "reportToOperators": ("send", "operatorOut", 1, False),
     "takeQuestions": ("receive", "copyIn", 1, False),
@@ -285,6 +297,7 @@ def document() -> dict[str, Any]:
     parameters = {
         "participant": {"description": f"A member firm, equal to its login: {PARTICIPANT_PATTERN}"},
         "instrument": {"description": f"The token's code: {INSTRUMENT_PATTERN}"},
+        "part": {"description": "Number of a part of a snapshot, from 0"},
         "operator": {"description": f"An operator, equal to its login: {PARTICIPANT_PATTERN}"},
         "login": {"description": f"The reader of a copy, equal to its login: {PARTICIPANT_PATTERN}"},
     }
