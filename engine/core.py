@@ -432,7 +432,14 @@ class Engine(Quoting):
 
     def _new(self, command: OrderTicket, member: Member, events: list[Event]) -> None:
         instrument = self._by_code.get(command.instrument)
-        refusal = self._check_new(command, instrument, member)
+        try:
+            refusal = self._check_new(command, instrument, member)
+        except InvariantBroken as fault:  # it looks at whom the order would meet
+            assert instrument is not None
+            refusal = set_aside(instrument, "orders")
+            self._refuse(member, command.client_order_id, command.command, refusal, instrument.code, events)
+            self._set_aside(instrument, fault, events)
+            return
         if refusal is None and instrument is not None and (member.guards or instrument.guards):
             if instrument.guards & RESTRICTED:
                 refusal = self._check_holder(instrument, member.name, command.account, command.side, command.quantity)
@@ -690,7 +697,13 @@ class Engine(Quoting):
         price = command.price if command.price else table.price[order]
         ends = quantity == filled
         if not ends:
-            refusal = self._check_amend(command, order, instrument, quantity, price, filled)
+            try:
+                refusal = self._check_amend(command, order, instrument, quantity, price, filled)
+            except InvariantBroken as fault:  # it looks at whom the order would meet
+                refusal = set_aside(instrument, "amends")
+                self._refuse(member, command.request_id, command, refusal, instrument.code, events)
+                self._set_aside(instrument, fault, events)
+                return
             if refusal is not None:
                 mode = instrument.rules.invalid_replace
                 ends = mode == REPLACE_CANCEL_LIVE or (mode != REPLACE_KEEP and 0 < quantity < filled)
@@ -856,7 +869,7 @@ class Engine(Quoting):
         followers: list[int] = []
         while behind:
             followers.append(behind)
-            behind = table.next[behind]
+            behind = table.behind(behind)
         book.add(order)
         for follower in followers:
             book.remove(follower)

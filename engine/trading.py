@@ -301,7 +301,7 @@ class Trading:
                     behind += instrument.reserves.get(maker, 0)
                 elif mode != SelfTrade.CANCEL_OLDEST:
                     return total
-                maker = table.next[maker]
+                maker = table.behind(maker)
             total += behind
         return total
 
@@ -328,12 +328,12 @@ class Trading:
                 if table.participant(maker) == member and (not by_account or table.account[maker] == account):
                     return True
                 total += table.open[maker]
-                maker = table.next[maker]
+                maker = table.behind(maker)
             if instrument.reserves:
                 maker = book.head(other, price)
                 while maker:
                     total += instrument.reserves.get(maker, 0)
-                    maker = table.next[maker]
+                    maker = table.behind(maker)
         return False
 
     # --- self-trade prevention ---------------------------------------------------------------------------------------

@@ -218,6 +218,16 @@ class OrderTable:
         self.account.forget()
         self.count -= 1
 
+    def behind(self, order: i64) -> i64:
+        """The next order of its queue; 0: it is the last.
+
+        Raises ``InvariantBroken`` where the two do not name each other, so no walk runs in a circle.
+        """
+        following = self.next[order]
+        if following and self.previous[following] != order:
+            raise InvariantBroken(f"Order {following} does not name {order} as the one before it")
+        return following
+
     def side(self, order: i64) -> i64:
         return self.terms[order] & 1
 
@@ -333,7 +343,7 @@ class Book(ABC):
         order = self.head(side, price)
         while order:
             orders.append(order)
-            order = table.next[order]
+            order = table.behind(order)
         return orders
 
     def orders(self, table: OrderTable, side: i64) -> list[int]:

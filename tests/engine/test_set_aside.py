@@ -29,6 +29,7 @@ from engine import (
     RebuildInstrument,
     Rejected,
     ResumeInstrument,
+    SelfTrade,
     SetPhase,
     Side,
     StartDay,
@@ -268,6 +269,39 @@ def test_an_order_that_has_traded_keeps_its_trades_and_loses_its_rest(monkeypatc
     gone = only(events, Cancelled)
     assert (gone.reason, gone.quantity) == (CancelReason.SET_ASIDE, 3)
     assert isinstance(events[-1], InstrumentSetAside)
+
+
+@pytest.mark.parametrize("book", BOOKS)
+def test_an_order_that_meets_a_spoilt_row_never_was_and_the_others_trade_on(book: str):
+    market = two_zarabas(book)
+    market.sell(10, 101, id="a")
+    market.sell(10, 101, id="b")
+    market.sell(10, 101, code=OTHER)
+    market.engine._orders.open[number(market, "b")] = 11
+    before = market.engine._orders.columns(1, 3)
+
+    events = market.engine.apply(package.NewOrder("mine", CODE, Side.BUY, 15, 101), "alpha")
+
+    assert [type(event) for event in events] == [Rejected, TradingStateChanged, InstrumentSetAside]
+    assert market.engine._orders.columns(1, 3) == before
+    assert market.engine.open_orders("alpha") == []
+    assert only(market.buy(10, 101, code=OTHER), Traded).quantity == 10
+
+
+@pytest.mark.parametrize("book", BOOKS)
+@pytest.mark.parametrize("terms", [{"time_in_force": TimeInForce.FOK}, {"self_trade": SelfTrade.REJECT}])
+def test_an_order_that_looks_along_a_queue_which_runs_in_a_circle_does_not_hang(book: str, terms: dict[str, Any]):
+    market = two_zarabas(book)
+    for name in ("a", "b", "c"):
+        market.sell(10, 101, id=name)
+    market.engine._orders.next[number(market, "c")] = number(market, "b")
+    quantity = 30 if "time_in_force" in terms else 40
+
+    events = market.engine.apply(package.NewOrder("mine", CODE, Side.BUY, quantity, 101, **terms), "alpha")
+
+    assert [type(event) for event in events] == [Rejected, TradingStateChanged, InstrumentSetAside]
+    assert market.engine.instrument(CODE).frozen
+    assert market.engine.open_orders("alpha") == []
 
 
 # --- coming back -----------------------------------------------------------------------------------------------------
