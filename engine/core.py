@@ -444,8 +444,9 @@ class Engine(Quoting):
             if instrument.guards & RESTRICTED:
                 refusal = self._check_holder(instrument, member.name, command.account, command.side, command.quantity)
             if refusal is None and instrument.guards & FUNDED:
+                limit = 0 if command.time_in_force == TimeInForce.FUNARI else command.price
                 refusal = self._funding.check(
-                    instrument, member.name, command.account, command.side, command.price, command.quantity
+                    instrument, member.name, command.account, command.side, limit, command.quantity
                 )
             if refusal is None:
                 refusal = self._guard(
@@ -570,9 +571,6 @@ class Engine(Quoting):
         if refusal is not None:
             return refusal
         if validity & FUNARI:  # it is a market order at the close, and may be worth as much
-            if instrument.rules.funding:
-                text = f"{instrument.code} is pre-funded and takes no orders that give up their limit"
-                return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.time_in_force`")
             refusal = check_price(0, command.quantity, True, instrument)
             if refusal is not None:
                 return refusal

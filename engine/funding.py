@@ -27,7 +27,7 @@ from engine.identities import Identities
 from engine.market import FUNDED, Instrument
 from engine.matching.book import BUY, SELL, OrderTable
 from engine.profiles import FUNDS_CASH, FUNDS_UNITS
-from engine.types import VALUE_MAX, Reason
+from engine.types import VALUE_MAX, Reason, TimeInForce
 
 #: Most yen or units of one deposit: what JavaScript clients can hold.
 BOOKED_MAX: Final = 2**53
@@ -143,6 +143,8 @@ class Funding:
         """The same for an open order that is to have ``quantity`` open at ``price``."""
         table = self._table
         name = self._identities.members[table.participant(order)].name
+        if table.validity(order) == TimeInForce.FUNARI:
+            price = 0
         return self.check(
             instrument, name, table.account[order], table.side(order), price, quantity, self._locks.get(order, 0)
         )
@@ -181,7 +183,9 @@ class Funding:
             return quantity if instrument.rules.funding & FUNDS_UNITS else 0
         if instrument.rules.funding & FUNDS_CASH == 0:
             return 0
-        return _yen(instrument, table.price[order] or instrument.upper, quantity)
+        # A funari order will be without a limit at the close.
+        limit = 0 if table.validity(order) == TimeInForce.FUNARI else table.price[order]
+        return _yen(instrument, limit or instrument.upper, quantity)
 
     # --- what has happened -------------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from engine import (
 )
 from engine.faults import InvariantBroken
 from engine.matching import continuous
+from tests.engine.test_quotes import hybrid
 from tests.market import CODE, TODAY, Market, every, only, refusal, start, zaraba
 
 YEN = 1_000_000
@@ -144,6 +145,21 @@ def test_a_market_buy_locks_the_upper_limit_and_is_refused_where_there_is_none()
 
     assert unlimited.reason == Reason.NO_PRICE_BOUND
     assert unlimited.text.startswith("Expected a limit for a pre-funded buy")
+
+
+def test_a_funari_buy_locks_the_upper_limit_because_it_gives_up_its_own():
+    market = hybrid(rules=PARAMETERS)
+    market.must(Deposit("y", "alpha", "", YEN), Deposit("u", "beta", "", UNITS, CODE))
+    assert refusal(market.buy(1_667, 495, time_in_force=TimeInForce.FUNARI)).reason == Reason.INSUFFICIENT_CASH
+
+    market.buy(10, 495, time_in_force=TimeInForce.FUNARI, id="f")
+    assert yen(market) == (YEN, 6_000)
+    assert refusal(market.amend("f", 1_667)).reason == Reason.INSUFFICIENT_CASH
+    market.sell(4, 505)
+    market.phase(Phase.PRE_CLOSE)
+    assert only(market.phase(Phase.CLOSING_AUCTION), Traded).price == 520
+
+    assert yen(market) == (YEN - 4 * 520, 0)
 
 
 def test_market_orders_that_rest_do_not_go_with_pre_funded_cash():
