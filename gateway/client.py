@@ -287,8 +287,8 @@ class Order:
     async def cancel(self) -> Cancelled:
         return await self._client.cancel(self)
 
-    async def amend(self, *, quantity: int = 0, price: int = 0) -> Amended | Cancelled:
-        return await self._client.amend(self, quantity=quantity, price=price)
+    async def amend(self, *, quantity: int = 0, price: int = 0, confirmed: bool = False) -> Amended | Cancelled:
+        return await self._client.amend(self, quantity=quantity, price=price, confirmed=confirmed)
 
     async def _change(self) -> None:
         self._client._check()
@@ -643,13 +643,16 @@ class Client:
         assert isinstance(answer, Cancelled), answer
         return answer
 
-    async def amend(self, order: Order | str, *, quantity: int = 0, price: int = 0) -> Amended | Cancelled:
+    async def amend(
+        self, order: Order | str, *, quantity: int = 0, price: int = 0, confirmed: bool = False
+    ) -> Amended | Cancelled:
         """Change total quantity or limit; 0 leaves it. ``Cancelled`` when the new total is filled already.
 
-        A smaller quantity keeps the place in the queue, anything else loses it. Raises ``Refused``.
+        A smaller quantity keeps the place in the queue, anything else loses it. ``confirmed`` means it, although it is
+        a large share of the units outstanding. Raises ``Refused``.
         """
         target = order.client_order_id if isinstance(order, Order) else order
-        answer = await self._request(AmendOrder(self.next_id(), target, quantity, price))
+        answer = await self._request(AmendOrder(self.next_id(), target, quantity, price, confirmed))
         assert isinstance(answer, Amended | Cancelled), answer
         return answer
 

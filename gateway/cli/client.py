@@ -201,6 +201,7 @@ def submit(
     validity: Annotated[Validity, typer.Option(help="How long the order lives.")] = Validity.DAY,
     account: Annotated[str, typer.Option(help="Your own opaque client reference.")] = "",
     order_id: Annotated[str, typer.Option("--id", help="Your client_order_id; none: one is made.")] = "",
+    confirmed: Annotated[bool, typer.Option("--confirmed", help="You mean it, however large it is.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until the order is done, and show its fills.")] = False,
     json: Json = False,
     timeout: Timeout = 30.0,
@@ -219,6 +220,7 @@ def submit(
                     client_order_id=order_id or None,
                     time_in_force=TimeInForce[validity.name],
                     account=account,
+                    confirmed=confirmed,
                 )
             )
             event = await order.outcome()

@@ -19,21 +19,26 @@ from typing import Any
 import engine
 from engine import (
     AmendOrder,
+    BustTrade,
     CancelOrder,
     Command,
+    Disconnected,
     Engine,
+    Kill,
     LimitRow,
     ListInstrument,
     MassCancel,
     NewOrder,
     OrderType,
     Phase,
+    Restore,
     ResumeInstrument,
     SelfTrade,
     SetCalendar,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
+    SetRiskLimits,
     SetTickTable,
     Side,
     StartDay,
@@ -103,7 +108,8 @@ class Life:
         yield SetLimitTable("near", 0, [LimitRow(100, 40), LimitRow(0, 80)]), ""
         yield ListInstrument(CALLS, reference_price=100, tick_table="steps", limit_table="near"), ""
         yield ListInstrument(CONTINUOUS, profile="CONTINUOUS", reference_price=100, settlement_days=1), ""
-        yield ListInstrument(COARSE, profile="CONTINUOUS", lot=10, tick_table="tens"), ""
+        rules: dict[str, int | str] = {"volatility_band": 2_000, "reopen_call_seconds": 300, "halt_resting": "purge"}
+        yield ListInstrument(COARSE, "CONTINUOUS", lot=10, tick_table="tens", units_outstanding=500, rules=rules), ""
 
     def day(self, date: int, commands: int) -> Iterator[tuple[Command, str]]:
         """One trading day of about so many commands, from closed books to closed books."""
@@ -193,6 +199,23 @@ class Life:
             SetPhase(code, draw.choice(list(Phase))),
             StartDay(20261124),
             ListInstrument(code),
+            Kill(MEMBERS[-1], COARSE),
+            Kill("", COARSE),
+            Restore(MEMBERS[-1], COARSE),
+            Restore("", COARSE),
+            Disconnected(draw.choice(MEMBERS)),
+            BustTrade(draw.choice([1, 2, 3, 50, 10**20])),
+            SetRiskLimits(
+                draw.choice(["", *MEMBERS]),
+                draw.choice(["", code]),
+                quantity_max=draw.choice([0, 0, 90]),
+                value_max=draw.choice([0, 0, 10**6]),
+                share_alert=draw.choice([0, 500]),
+                collar=draw.choice([0, 0, 9_000]),
+                open_orders_max=draw.choice([0, 0, 40]),
+                messages_max=draw.choice([0, 0, 30]),
+                interval_ms=1,
+            ),
         ]
         return draw.choice(choices)
 

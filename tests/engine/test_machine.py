@@ -58,7 +58,7 @@ from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChange
 from engine.funding import Funding
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
-from engine.types import OrderType, Phase, SelfTrade, Side, TimeInForce
+from engine.types import PRICE_MAX, OrderType, Phase, SelfTrade, Side, TimeInForce
 from tests.model import AUCTIONS, PHASES, Model
 
 CALLS, ZARABA = "CALLS", "ZARABA"
@@ -662,6 +662,14 @@ def _a_fresh_peak_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_replenish", replenish)
 
 
+def _every_order_passes_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_guard", lambda *args: None)
+
+
+def _no_price_is_outside_the_band(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_band", lambda self, instrument: (1, PRICE_MAX))
+
+
 def _a_trade_triggers_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_reached", lambda self, instrument, price: None)
 
@@ -701,6 +709,8 @@ def _a_market_order_locks_its_reference_price(monkeypatch: pytest.MonkeyPatch) -
         _own_orders_trade_with_one_another,
         _a_fresh_peak_keeps_its_place,
         _a_trade_triggers_no_stop,
+        _every_order_passes_the_limits,
+        _no_price_is_outside_the_band,
         _what_is_cancelled_stays_locked,
         _a_market_order_locks_its_reference_price,
     ],
