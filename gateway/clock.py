@@ -1,17 +1,23 @@
-"""Time, as a port: the exchange reads it here and nowhere else.
+"""Time and chance, as ports: the exchange reads the one and draws the other here and nowhere else.
 
 *Market time* (``now_ns``) is what commands are stamped with and what the schedule runs by; it may be accelerated, and
 it goes on from the log's last stamp after a restart. *Machine time* (``monotonic_ns``, ``sleep``) measures what the
-machine itself can bear: throttles, intervals between snapshots, back-off. A simulator replaces both.
+machine itself can bear: throttles, intervals between snapshots, back-off. *Chance* (``draw``) decides how late a call
+ends at random. A simulator replaces all three.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 SECOND_NS: Final = 1_000_000_000
+#: ``draw(n)`` gives 0 to n - 1, each as likely, and nobody can foretell which.
+Draw = Callable[[int], int]
+draw: Draw = secrets.randbelow
 
 
 class Clock(Protocol):

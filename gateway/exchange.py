@@ -49,7 +49,7 @@ from gateway import config as settings
 from gateway.bus import codec, topics
 from gateway.bus.messages import MessageError, OpenOrder, OpenOrders, Status
 from gateway.bus.port import Bus, Delivery
-from gateway.clock import Clock
+from gateway.clock import Clock, Draw, draw
 from gateway.config import Config, ConfigError
 from gateway.copies import Copies
 from gateway.holidays import business_calendar
@@ -158,6 +158,7 @@ class Exchange:
         settlement: SettlementPort | None = None,
         derive_reports: Derive | None = None,
         say: Say = lambda event, **fields: None,
+        draw: Draw = draw,
     ) -> None:
         """``reference`` is given to the market as far as it does not know it yet: tables first, then instruments."""
         limits = config.limits
@@ -187,7 +188,7 @@ class Exchange:
             snapshot_ms=config.market_data.orders_ms,
             digest_every=config.market_data.digest_every,
         )
-        self.schedule = Schedule.from_config(config.schedule, business_calendar(calendar))
+        self.schedule = Schedule.from_config(config.schedule, business_calendar(calendar), draw)
         self.settlement = settlement
         self._log = log
         self._calendar = calendar

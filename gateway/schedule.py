@@ -15,8 +15,7 @@ Until then the book's session times wait; behind its auction the book goes on wh
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -34,7 +33,7 @@ from engine.events import (
 from engine.profiles import AUCTION, PROFILES, TRADE, PhaseRules
 from engine.types import Phase
 from gateway import config as settings
-from gateway.clock import SECOND_NS
+from gateway.clock import SECOND_NS, Draw, draw
 
 logger = logging.getLogger("dojima.schedule")
 
@@ -114,7 +113,7 @@ class Schedule:
         open_days: int = 0,
         days: int = 0,
         random_end_ms: Mapping[str, int] | None = None,
-        draw: Callable[[int], int] = secrets.randbelow,
+        draw: Draw = draw,
     ) -> None:
         """``random_end_ms`` is the longest delay of an auction by profile; ``draw(n)`` gives one of 0 to n - 1."""
         self._sessions = sessions
@@ -134,7 +133,7 @@ class Schedule:
         self._asked = 0  # the date last given to start; the engine may have refused it
 
     @staticmethod
-    def from_config(section: settings.Schedule, calendar: Calendar) -> Schedule:
+    def from_config(section: settings.Schedule, calendar: Calendar, draw: Draw = draw) -> Schedule:
         return Schedule(
             {
                 profile: [Step(settings.seconds_of_day(at), settings.phase_of(label)) for at, label in steps]
@@ -146,6 +145,7 @@ class Schedule:
             open_days=section.open_days,
             days=section.days,
             random_end_ms=section.random_end_ms,
+            draw=draw,
         )
 
     # --- what happened ---------------------------------------------------------------------------------------------

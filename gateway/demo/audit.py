@@ -21,16 +21,31 @@ from engine.events import (
     Activated,
     Amended,
     AuctionUncrossed,
+    BalanceChanged,
+    CancelFrozen,
     Cancelled,
     Event,
     MassCancelled,
+    OrderMarked,
     Rejected,
+    SelfTradePrevented,
     Traded,
 )
 from engine.types import Phase, Side
 from gateway.bus.messages import Fill
 
-_PRIVATE = (Accepted, Activated, Amended, Cancelled, MassCancelled, Rejected)
+_PRIVATE = (
+    Accepted,
+    Activated,
+    Amended,
+    BalanceChanged,
+    CancelFrozen,
+    Cancelled,
+    MassCancelled,
+    OrderMarked,
+    Rejected,
+    SelfTradePrevented,
+)
 #: Most differences that are named; more are only counted.
 NAMED_MAX = 20
 
