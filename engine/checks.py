@@ -53,13 +53,21 @@ is_code: Final = re.compile(r"[A-Z0-9-]{1,12}").fullmatch
 
 
 def is_id(text: str) -> bool:
-    """Whether it is 1 to 36 of the characters ! to ~. By methods of ``str``: an expression took four times as long."""
-    return 1 <= len(text) <= 36 and text.isascii() and text.isprintable() and " " not in text
+    """Whether it is 1 to 36 of the characters ! to ~."""
+    return 1 <= len(text) <= 36 and is_visible(text)
+
+
+def is_visible(text: str) -> bool:
+    """Whether it has no other characters than ! to ~. Compiled, a loop costs less than one call of a method."""
+    for i in range(len(text)):  # noqa: SIM110 (compiled, a generator costs more than the loop)
+        if not 33 <= ord(text[i]) <= 126:
+            return False
+    return True
 
 
 def is_account(text: str) -> bool:
     """Whether it is up to 32 of the same characters."""
-    return text == "" or (len(text) <= 32 and text.isascii() and text.isprintable() and " " not in text)
+    return len(text) <= 32 and is_visible(text)
 
 
 class Refusal:

@@ -16,7 +16,7 @@ accepted order or cancel costs one integer there; the answer is rebuilt from the
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final, get_args
+from typing import Final, cast, get_args
 
 import msgspec
 
@@ -187,9 +187,12 @@ class Engine(Quoting):
         self._fast: Final = (book or DEFAULT_BOOK) == FAST
         self._reference: Final = ReferenceData()
         self._operators: Final = Operators()
+        #: Who sent the command before: the next is often of the same batch. No part of the state.
+        self._sender: Member | None = None
         self._funded: bool = False  #: whether some instrument is pre-funded
-        #: Digests of blocks of orders that can no longer change, by number: a cache, no part of the state.
-        self._rows_digests: Final[dict[int, bytes]] = {}
+        #: Of whole blocks of orders: how many were open, and the digest of what could no longer change then. A cache.
+        self._rows_digests: Final[dict[int, tuple[int, bytes]]] = {}
+        self._texts_digests: Final[dict[int, bytes]] = {}
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -202,15 +205,18 @@ class Engine(Quoting):
         self.sequence += 1
         self.time_ns = time_ns
         events: list[Event] = []
-        if isinstance(command, _NewOrder):
-            ticket = OrderTicket(command)
-            member = self._identify(participant, ticket.client_order_id, command, events)
+        kind = type(command)  # isinstance of a Struct class that it is not costs as much as a whole check
+        if kind is _NewOrder:
+            ticket = OrderTicket(cast("NewOrder", command))
+            member = self._identify(participant, ticket.client_order_id, ticket.command, events)
             if member is not None:
                 self._new(ticket, member, events)
-        elif isinstance(command, _CancelOrder):
-            member = self._identify(participant, command.request_id, command, events)
+        elif kind is _CancelOrder:
+            cancel = cast("CancelOrder", command)
+            request_id = cancel.request_id
+            member = self._identify(participant, request_id, cancel, events)
             if member is not None:
-                self._cancel(command, member, events)
+                self._cancel(cancel, request_id, member, events)
         elif isinstance(command, AmendOrder):
             member = self._identify(participant, command.request_id, command, events)
             if member is not None:
@@ -344,7 +350,9 @@ class Engine(Quoting):
         self, participant: str, request_id: str, command: MemberCommand, events: list[Event]
     ) -> Member | None:
         """The member, if the command is well formed and its id is new. Otherwise None, and the answer is given."""
-        member = self._identities.by_name.get(participant)
+        member = self._sender
+        if member is None or member.name is not participant:
+            member = self._sender = self._identities.by_name.get(participant)
         if member is None:
             if not is_participant(participant):
                 text = f"Expected a participant of 1 to 16 characters a-z, 0-9, -, got {plain(participant)}"
@@ -646,9 +654,10 @@ class Engine(Quoting):
             return Refusal(Reason.ORDER_GONE, text)
         return None
 
-    def _cancel(self, command: CancelOrder, member: Member, events: list[Event]) -> None:
-        order = self._identities.find(member, command.client_order_id)
-        refusal = self._check_open(order, command.client_order_id)
+    def _cancel(self, command: CancelOrder, request_id: str, member: Member, events: list[Event]) -> None:
+        client_order_id = command.client_order_id
+        order = self._identities.find(member, client_order_id)
+        refusal = self._check_open(order, client_order_id)
         instrument = self._instruments[self._orders.instrument(order)] if order else None
         until: Phase | None = None
         if refusal is None and instrument is not None and not instrument.phase_rules.cancel:
@@ -660,16 +669,12 @@ class Engine(Quoting):
             refusal = set_aside(instrument, "cancels")
         if refusal is not None:
             code = instrument.code if instrument is not None else ""
-            self._refuse(member, command.request_id, command, refusal, code, events)
+            self._refuse(member, request_id, command, refusal, code, events)
             if instrument is not None and until is not None:
-                events.append(
-                    CancelFrozen(
-                        member.name, command.request_id, command.client_order_id, code, until, instrument.until_ns
-                    )
-                )
+                events.append(CancelFrozen(member.name, request_id, client_order_id, code, until, instrument.until_ns))
             return
-        self._identities.remember(member, command.request_id, CANCEL, order)
-        self._withdraw(order, _MEMBER, command.request_id, events)
+        self._identities.remember(member, request_id, CANCEL, order)
+        self._withdraw(order, _MEMBER, request_id, events)
 
     def _amend(self, command: AmendOrder, member: Member, events: list[Event]) -> None:
         table = self._orders
@@ -1375,7 +1380,7 @@ class Engine(Quoting):
 
         It covers what decides the future and what answers about the past, and nothing of how a book is built, so every
         book, interpreted or compiled, gives the same. What can no longer change is hashed once, in blocks, and kept:
-        asking again costs a walk over the blocks that have an open order or are new, not over the log's life.
+        asking again costs a look at what is open and at what has ended since, not over the log's life.
 
         A change of what it is made of raises ``engine.log.digest.STATE_VERSION``: the marks of older logs say theirs.
         """
@@ -1383,7 +1388,8 @@ class Engine(Quoting):
         table = self._orders
         digest.update(encode([self.sequence, self.time_ns, self.date, self.trades, table.count]))
         for block in range(table.count // BLOCK + 1):
-            digest.update(self._rows_digest(block))
+            digest.update(self._texts_digest(block))
+            self._digest_rows(block, digest)
         for part in self._identities.digests():
             digest.update(part)
         for instrument in self._instruments:
@@ -1411,27 +1417,38 @@ class Engine(Quoting):
             digest.update(encode([calendar.first, calendar.last, sorted(calendar.holidays)]))
         return digest.digest()
 
-    def _rows_digest(self, block: int) -> bytes:
-        """Over the rows of one block of orders; kept once none of them is open any more."""
-        known = self._rows_digests.get(block)
+    def _texts_digest(self, block: int) -> bytes:
+        """Over the ids and accounts of one block of orders, which never change."""
+        known = self._texts_digests.get(block)
         if known is not None:
             return known
         table = self._orders
         start = block * BLOCK + 1
         end = min(start + BLOCK, table.count + 1)
         digest = blake2b(digest_size=32)
-        numbers, texts = table.columns(start, end)
-        for column in numbers:
-            digest.update(encode(column))
-        for column_of_texts in texts:
-            digest.update(encode(column_of_texts))
+        for texts in (table.client_order_id, table.account):
+            digest.update(encode([texts[order] for order in range(start, end)]))
         result = digest.digest()
         if end - start == BLOCK:
-            for order in range(start, end):
-                if table.is_open(order):
-                    return result
-            self._rows_digests[block] = result
+            self._texts_digests[block] = result
         return result
+
+    def _digest_rows(self, block: int, digest: blake2b) -> None:
+        """Take in the rows of one block of orders. Nothing is hashed again of a block in which no order has ended."""
+        known = self._rows_digests.get(block)
+        if known is not None and known[0] == 0:
+            digest.update(known[1])
+            return
+        table = self._orders
+        start = block * BLOCK + 1
+        end = min(start + BLOCK, table.count + 1)
+        living = table.living(start, end)
+        if known is None or known[0] != len(living):
+            known = (len(living), blake2b(table.settled(start, end), digest_size=32).digest())
+            if end - start == BLOCK:
+                self._rows_digests[block] = known
+        digest.update(known[1])
+        digest.update(living)
 
     def check(self) -> None:
         """Raise ``InvariantBroken`` if the state contradicts itself. Costs a walk over everything ever accepted."""

@@ -176,8 +176,8 @@ class Identities:
         if known is not None:
             return known
         end = min((block + 1) * BLOCK, len(self._outcomes))
-        outcomes = [int(self._outcomes[i]) for i in range(block * BLOCK, end)]
-        result = blake2b(encode(outcomes), digest_size=32).digest()
+        outcomes = self._outcomes[block * BLOCK : end]
+        result = blake2b(outcomes, digest_size=32).digest()
         if len(outcomes) == BLOCK:
             self._outcomes_digests[block] = result
         return result

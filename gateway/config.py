@@ -204,7 +204,7 @@ class MarketData(_Section, frozen=True):
 
 
 class Log(_Section, frozen=True):
-    mark_every: Positive = 100_000  #: commands between two digest marks, more in a long log; the close writes one too
+    mark_every: Positive = 100_000  #: commands between two digest marks; the close writes one too
 
 
 class Settlement(_Section, frozen=True):

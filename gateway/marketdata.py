@@ -35,6 +35,7 @@ from engine.events import (
     PhaseTimed,
     QuoteChanged,
     ReferencePriceSet,
+    Rejected,
     TradeBusted,
     Traded,
     TradingStateChanged,
@@ -146,18 +147,21 @@ class MarketDataBook:
     def fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
         """Take in what one command led to, right after the engine applied it."""
         for event in events:
-            if isinstance(event, Accepted):
+            # By the type itself: to be told "no" by isinstance takes a Struct class longer than all else here.
+            if type(event) is Accepted:
                 if not event.waiting and not event.repeat:
                     self._touch(event.instrument, time_ns).add(event.side, event.price, event.quantity)
-            elif isinstance(event, Traded):
+            elif type(event) is Traded:
                 book = self._touch(event.instrument, time_ns)
                 book.add(Side.BUY, event.buy_limit, -event.quantity)
                 book.add(Side.SELL, event.sell_limit, -event.quantity)
                 book.volume += event.quantity
                 book.trades.append(PublicTrade(event.trade_id, event.price, event.quantity, event.maker, time_ns))
-            elif isinstance(event, Cancelled):
+            elif type(event) is Cancelled:
                 if not event.waiting and not event.repeat:
                     self._touch(event.instrument, time_ns).add(event.side, event.price, -event.quantity)
+            elif type(event) is Rejected:
+                pass
             elif isinstance(event, Amended):
                 if not event.waiting and not event.repeat:
                     book = self._touch(event.instrument, time_ns)

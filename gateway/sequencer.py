@@ -228,29 +228,25 @@ class Sequencer:
 
     def _apply(self, batch: Sequence[Entry]) -> None:
         """The batch is on disk: now it happens."""
-        apply, fold, update = self._engine.apply, self._fold, self._digest.update
+        apply, fold = self._engine.apply, self._fold
         sequence = self._engine.sequence
         for entry in batch:
             participant, time_ns = entry.participant, entry.first_ns
-            answers: list[list[Event]] = []
+            said: list[tuple[int, int, list[Event]]] = []
             for command in entry.commands:
                 sequence += 1
                 events = apply(command, participant, time_ns)
-                update(sequence, time_ns, events)
+                said.append((sequence, time_ns, events))
                 fold(sequence, time_ns, participant, events)
                 time_ns += 1
-                if entry.done is not None:
-                    answers.append(events)
-            self._unmarked += len(entry.commands)
+            self._digest.update_all(said)
+            self._unmarked += len(said)
             if entry.done is not None and not entry.done.done():
-                entry.done.set_result(answers)
+                entry.done.set_result([events for _, _, events in said])
         self._committed(batch)
 
     def _mark_due(self, batch: Iterable[Entry]) -> bool:
-        # A mark walks over everything ever accepted, so in a long log they come further apart: all marks together cost
-        # about as much as the commands themselves.
-        distance = max(self._mark_every, self._engine.sequence // 8)
-        if self._unmarked + sum(len(entry.commands) for entry in batch) >= distance:
+        if self._unmarked + sum(len(entry.commands) for entry in batch) >= self._mark_every:
             return True
         return any(
             isinstance(command, SetPhase) and command.phase == Phase.CLOSED

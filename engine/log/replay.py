@@ -85,7 +85,7 @@ def replay(
         raise ValueError(f"Expected a fresh engine, got one at sequence {engine.sequence}")
     digest = DigestChain()
     apply = engine.apply
-    update = digest.update
+    update = digest.update_all
     size = reader.size()
     sequence = time_ns = marks = other_states = marked = 0
     last = until if until is not None else 2**63
@@ -108,16 +108,18 @@ def replay(
             continue
         for start_ns, participant, commands in entry.groups:
             stamp = start_ns
+            said: list[tuple[int, int, list[Event]]] = []
             for command in commands:
                 if sequence >= last:
                     break
                 events = apply(command, participant, stamp)
                 sequence += 1
                 time_ns = stamp
-                update(sequence, stamp, events)
+                said.append((sequence, stamp, events))
                 if on_events is not None:
                     on_events(sequence, stamp, participant, command, events)
                 stamp += 1
+            update(said)
         if progress is not None:
             progress(entry.record.end, size)
         if sequence >= last:

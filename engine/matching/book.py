@@ -21,7 +21,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Final, final
 
-from librt.vecs import extend, vec
+from librt.vecs import append, extend, vec
 from mypy_extensions import i64
 from sortedcontainers import SortedDict
 
@@ -258,6 +258,45 @@ class OrderTable:
         for column_of_texts in (self.client_order_id, self.account):
             texts.append([column_of_texts[order] for order in range(start, end)])
         return numbers, texts
+
+    def settled(self, start: i64, end: i64) -> vec[i64]:
+        """A copy of the rows from ``start`` up to but not including ``end``, for a digest: eight integers each.
+
+        Without what belongs to a book, and of open orders without what may still change: see ``living``.
+        """
+        rows = self.rows[(start << ROW_SHIFT) + ROW_OFFSET : (end << ROW_SHIFT) + ROW_OFFSET]
+        at: i64 = 0
+        while at < len(rows):
+            state = rows[at + LEVEL] & STATE
+            rows[at + NEXT] = 0
+            rows[at + PREVIOUS] = 0
+            rows[at + LEVEL] = state
+            if rows[at + OPEN] > 0 and state < GONE:
+                rows[at + LEVEL] = 0
+                rows[at + PRICE] = 0
+                rows[at + OPEN] = 0
+                rows[at + QUANTITY] = 0
+                rows[at + PRIORITY] = 0
+            at += _WIDTH
+        return rows
+
+    def living(self, start: i64, end: i64) -> vec[i64]:
+        """What ``settled`` leaves out: number, state, price, open and whole quantity, priority of each open order."""
+        found = vec[i64]()
+        rows = self.rows
+        order = start
+        while order < end:
+            at = (order << ROW_SHIFT) + ROW_OFFSET
+            state = rows[at + LEVEL] & STATE
+            if rows[at + OPEN] > 0 and state < GONE:
+                found = append(found, order)
+                found = append(found, state)
+                found = append(found, rows[at + PRICE])
+                found = append(found, rows[at + OPEN])
+                found = append(found, rows[at + QUANTITY])
+                found = append(found, rows[at + PRIORITY])
+            order += 1
+        return found
 
 
 @final

@@ -17,7 +17,7 @@ from engine.log import LOG_NAME, FileStorage, Log, LogReader, MemoryStorage
 from engine.log.digest import STATE_VERSION, DigestChain
 from engine.log.log import MARK
 from engine.log.replay import open_log, replay
-from tests.log.day import DAY, HEADER, Exchange, write_day
+from tests.log.day import DAY, HEADER, OPEN_NS, Exchange, write_day
 from tests.log.test_log import _header_chain, _reseal
 
 
@@ -225,6 +225,19 @@ def test_event_bytes_at_hand_and_events_give_the_same_digest_however_they_come()
     other.update_encoded(event_bytes(exchange.events))
     assert one.value() == other.value()
     assert one.mark() == other.mark()
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 17, 65_535, 65_536])
+def test_commands_taken_in_together_give_the_digest_of_each_by_itself(size: int) -> None:
+    said = [
+        (number, OPEN_NS + number, events) for number, (_, _, events) in enumerate(write_day(MemoryStorage()).events)
+    ]
+    said = (said * (size // len(said) + 1))[:size]
+    one, other = DigestChain(), DigestChain()
+    for entry in said:
+        one.update(*entry)
+    other.update_all(said)
+    assert one.value() == other.value()
 
 
 def test_a_digest_goes_on_from_a_mark() -> None:

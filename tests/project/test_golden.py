@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (6, "8241132944d7a961c3911b47ee21b63fba20e7b5167c04b85e4d9d39cab6aae9"),
-    "both-profiles.log": (6, "1c3fd12ce79382644f5c8518bed71a7b3e8e288a8500715ef185296887ab3500"),
+    "start-day.log": (7, "a655e633d2de080a640b62c516b62fcdd9bc3113c1890a686019ca6362eb534b"),
+    "both-profiles.log": (7, "a28b12af96ab78780a6b962ce13b7c78254f22ff0bdaa502123fcf1529d72ac3"),
 }
 
 
