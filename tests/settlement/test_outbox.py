@@ -677,12 +677,37 @@ async def test_a_trade_busted_while_it_is_out_is_reversed_only_if_it_turns_out_t
         await settlement.advance(SETTLE_DATE)
         assert await state(settlement) is State.UNKNOWN
         take_all(settlement, [[busted(traded())]], first=4)
+        faulty.point = raising(OutcomeUnknown("timeout"), "before status")
+        clock.advance(100)
+        await asyncio.wait_for(settlement.settle(), 20)
+        assert (await state(settlement), await back(settlement)) == (State.UNKNOWN, State.NEW)
         faulty.point = lambda name: None
         clock.advance(100)
         await settlement.settle()
         assert (await state(settlement), await back(settlement)) == (wanted, wanted)
         assert await balances(faulty) == before
         await settlement.close()
+
+
+async def test_what_a_staged_ledger_works_on_is_let_settle_and_reversed_or_ends_with_its_cancel(
+    tmp_path: Path, clock: Clock
+) -> None:
+    memory = MemoryLedger(clock, staged=True)
+    settlement = await opened(tmp_path, memory, clock)
+    await settlement.fund("alpha", TOKEN, 100, "units")
+    take_all(settlement, [*LISTED, [traded(1)], [traded(2)]])
+    await settlement.advance(SETTLE_DATE)
+    take_all(settlement, [[busted(traded(1)), busted(traded(2))]], first=5)
+    await settlement.settle()
+    assert [await state(settlement, n) for n in (1, 2)] == [State.HELD, State.HELD]
+    assert [await back(settlement, n) for n in (1, 2)] == [State.NEW, State.NEW]
+    await settlement.affirm(ins_id(1), "buyer")
+    await settlement.cash_confirmed(ins_id(1), "bank-1")
+    await memory.cancel(ins_id(2), "taken back")
+    await settlement.settle()
+    assert [await state(settlement, n) for n in (1, 2)] == [State.SETTLED, State.CANCELLED]
+    assert [await back(settlement, n) for n in (1, 2)] == [State.HELD, State.CANCELLED]
+    await settlement.close()
 
 
 async def test_a_trade_busted_between_the_choice_and_the_sending_stays_here(
