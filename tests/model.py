@@ -28,14 +28,19 @@ from engine.commands import (
     ListInstrument,
     MassCancel,
     NewOrder,
+    PermitMember,
     Restore,
     ResumeInstrument,
     SetCalendar,
+    SetEligibility,
+    SetHolder,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
+    SetTokenStatus,
+    SetWindow,
     StartDay,
     SuspendInstrument,
     Withdraw,
@@ -52,11 +57,14 @@ from engine.events import (
     DayLimitsSet,
     DayStarted,
     DisplayChanged,
+    EligibilitySet,
     Event,
+    HolderSet,
     InstrumentListed,
     KillSwitched,
     LargeOrderAlerted,
     MassCancelled,
+    MemberPermitted,
     PhaseChanged,
     PhaseTimed,
     ReferenceDataSet,
@@ -64,15 +72,19 @@ from engine.events import (
     Rejected,
     RiskLimitsSet,
     SelfTradePrevented,
+    TokenStatusSet,
     TradeBusted,
     Traded,
     TradingStateChanged,
     VolatilityInterrupted,
+    WindowBegan,
+    WindowSet,
 )
 from engine.types import (
     PRICE_MAX,
     QUANTITY_MAX,
     VALUE_MAX,
+    Approval,
     CancelReason,
     OrderType,
     Phase,
@@ -209,6 +221,28 @@ class Book:
         self.ticks = [(0, 1)]
         self.mass_cancels: list[tuple[str, MassCancel, int]] = []
         self.triggered: list[Order] = []
+        self.eligibility = SetEligibility(self.code)
+        self.status = SetTokenStatus(self.code)
+        self.permitted: dict[str, bool] = {}
+        self.holders: dict[tuple[str, str], SetHolder] = {}
+        self.windows: dict[tuple[int, int], SetWindow] = {}
+        self.began: set[tuple[int, int]] = set()
+
+    def permits(self, member: str) -> bool:
+        return self.permitted.get(member, not self.eligibility.members_listed)
+
+    def registers(self, member: str, account: str) -> bool:
+        holder = self.holders.get((member, account))
+        return not self.eligibility.whitelist or (holder is not None and holder.registered)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the token can change hands."""
+        return self.status.active and self.status.transferable and not self.status.paused
+
+    @property
+    def in_window(self) -> bool:
+        return any(self.windows[key].last >= self.day for key in self.began)
 
     @property
     def trades(self) -> bool:
@@ -334,6 +368,7 @@ class Model:
         need(self.date and book.day == self.date, Reason.NO_DAY)
         need(book.rule.new, Reason.WRONG_PHASE)
         need(not book.suspended or book.rules.get("halt_orders") == "queue", Reason.SUSPENDED)
+        self.check_open_to(book, member)
         need(new.order_type in OFFERED[book.listed.profile], Reason.NOT_OFFERED)
         need(new.time_in_force in {v for rule in book.phases.values() for v in rule.new}, Reason.NOT_OFFERED)
         rare = new.display_quantity or new.stop_price or new.minimum_quantity or new.post_only or new.expire_date
@@ -357,6 +392,7 @@ class Model:
                 resting = self.side(book, BUY if new.side == SELL else SELL)
                 need(resting and resting[0].price, Reason.NO_OPPOSITE_LIMIT)
             self.check_counterparties(order, order.price, order.open)
+        self.check_holder(order, order.open)
         self.check_funds(order, order.price, order.open)
         alerts = self.guard(order, order.id, order.total, order.price, new.confirmed, True)
         order.asked = self.sequence
@@ -461,6 +497,96 @@ class Model:
         if not (at_once and not book.upper):
             need((max(price, book.upper) or PRICE_MAX) * quantity < VALUE_MAX, Reason.VALUE_TOO_LARGE)
 
+    # --- eligibility -------------------------------------------------------------------------------------------------
+
+    def check_open_to(self, book: Book, member: str) -> None:
+        need(not book.status.last_day or self.date <= book.status.last_day, Reason.TERMINATED)
+        need(book.moves, Reason.NOT_TRANSFERABLE)
+        need(not book.in_window, Reason.IN_WINDOW)
+        need(book.eligibility.approval != Approval.REFUSE, Reason.APPROVAL_REQUIRED)
+        need(book.permits(member), Reason.NOT_PERMITTED)
+
+    def check_holder(self, order: Order, quantity: int) -> None:
+        book, who = order.book, (order.member, order.account)
+        need(book.registers(*who), Reason.NOT_REGISTERED)
+        holder = book.holders.get(who)
+        has = self.funds.get((book.code, *who), 0)
+        if order.side == SELL:
+            if holder and holder.lock_up and (not holder.lock_up_until or self.date <= holder.lock_up_until):
+                locked = self.locked(book.code, *who, order)
+                need(quantity <= has - holder.lock_up - locked, Reason.LOCKED_UP)
+            return
+        if book.eligibility.jurisdictions:
+            need(holder and holder.jurisdiction in book.eligibility.jurisdictions, Reason.HOLDER_NOT_ALLOWED)
+        cap = (holder.holding_max if holder else 0) or book.eligibility.holding_max
+        need(not cap or has + self.buying(book, who, order) + quantity <= cap, Reason.HOLDING_CAP)
+        if book.eligibility.holders_max and has <= 0 and not self.buying(book, who):
+            accounts = {(place[1], place[2]) for place in self.funds if place[0] == book.code}
+            accounts |= {(other.member, other.account) for other in self.alive(book)}
+            holders = [one for one in accounts if self.funds.get((book.code, *one), 0) > 0 or self.buying(book, one)]
+            need(len(holders) < book.eligibility.holders_max, Reason.TOO_MANY_HOLDERS)
+
+    def buying(self, book: Book, who: tuple[str, str], apart_from: Order | None = None) -> int:
+        mine = [order for order in self.alive(book) if order.side == BUY and (order.member, order.account) == who]
+        return sum(order.open for order in mine if order is not apart_from)
+
+    def set_policy(self, book: Book, said: Any) -> list[Event]:
+        values = [getattr(said, name) for name in said.__struct_fields__]
+        counts = book.rules.get("funding") in ("units", "both")
+        if isinstance(said, SetEligibility):
+            need(counts or not (said.holding_max or said.holders_max), Reason.BAD_REFERENCE_DATA)
+            book.eligibility = said
+            return [EligibilitySet(*values), *self.sweep(book)]
+        if isinstance(said, PermitMember):
+            book.permitted[said.participant] = said.permitted
+            return [MemberPermitted(said.participant, book.code, said.permitted), *self.sweep(book)]
+        if isinstance(said, SetTokenStatus):
+            need(not said.last_day or said.last_day >= self.date, Reason.BAD_REFERENCE_DATA)
+            book.status = said
+            return [TokenStatusSet(*values)]
+        if isinstance(said, SetHolder):
+            need(counts or not (said.holding_max or said.lock_up), Reason.BAD_REFERENCE_DATA)
+            book.holders[said.participant, said.account] = said
+            return [HolderSet(*values)]
+        key = (said.kind, said.first)
+        need(not said.last or said.last >= max(said.first, self.date), Reason.BAD_REFERENCE_DATA)
+        need(said.last or key in book.windows, Reason.BAD_REFERENCE_DATA)
+        for old in [old for old in book.windows if book.windows[old].last < self.date and old != key]:
+            del book.windows[old]
+            book.began.discard(old)
+        before = book.windows.pop(key, None)
+        if said.last:
+            book.windows[key] = said
+        if not said.last or (said.purge and before and not before.purge):
+            book.began.discard(key)
+        return [WindowSet(*values), *(self.begin_windows(book) if book.day == self.date else [])]
+
+    def sweep(self, book: Book) -> list[Event]:
+        if book.phase != Phase.CONTINUOUS:
+            return []
+        barred = [order for order in self.alive(book) if not book.permits(order.member)]
+        return [event for order in barred for event in self.leave(order, CancelReason.INELIGIBLE)]
+
+    def begin_day(self, book: Book) -> list[Event]:
+        events: list[Event] = []
+        over = book.status.last_day and self.date > book.status.last_day
+        for order in self.alive(book):
+            if over or not book.permits(order.member) or not book.registers(order.member, order.account):
+                events += self.leave(order, CancelReason.INELIGIBLE)
+        return events + self.begin_windows(book)
+
+    def begin_windows(self, book: Book) -> list[Event]:
+        events: list[Event] = []
+        for key, window in book.windows.items():
+            if key not in book.began and window.first <= self.date <= window.last:
+                book.began.add(key)
+                events.append(WindowBegan(book.code, window.kind, window.last, window.purge))
+                for order in self.alive(book) if window.purge else ():
+                    events += self.leave(order, CancelReason.WINDOW)
+        return events
+
+    # --- funding -----------------------------------------------------------------------------------------------------
+
     def check_funds(self, order: Order, price: int, quantity: int) -> None:
         """Whether the account can have this order open: with what it has, less what its other orders have locked."""
         funding = order.book.rules.get("funding", "off")
@@ -558,6 +684,8 @@ class Model:
                 raise
             ends = True
         if not ends and (price != order.price or total > order.total):
+            self.check_open_to(book, member)
+            self.check_holder(order, total - filled)
             self.check_funds(order, price, total - filled)
         if ends:
             shown = self.show_whole(order)
@@ -1000,6 +1128,9 @@ class Model:
 
     def uncross(self, book: Book) -> list[Event]:
         before: list[Event] = []
+        for order in self.alive(book):
+            if not book.moves or not book.permits(order.member):
+                before += self.leave(order, CancelReason.INELIGIBLE)
         visible: dict[int, int] = {}
         for order in self.alive(book):
             if order.hidden and self.price(book)[0]:
@@ -1130,6 +1261,9 @@ class Model:
             return [ReferenceDataSet("limit_table", command.table, command.effective)]
         if isinstance(command, Deposit | Withdraw):
             return self.book_funds(command)
+        if isinstance(command, SetEligibility | PermitMember | SetTokenStatus | SetHolder | SetWindow):
+            need(command.instrument in self.books, Reason.UNKNOWN_INSTRUMENT)
+            return self.set_policy(self.books[command.instrument], command)
         if isinstance(command, Kill | Restore | SetRiskLimits | Disconnected):
             return self.protect(command)
         if isinstance(command, BustTrade):
@@ -1234,7 +1368,7 @@ class Model:
 
     def wake_stops(self, book: Book) -> list[Event]:
         """Trading begins or goes on: stops that the last price has reached enter."""
-        if not book.trades or not book.reference:
+        if not book.trades or not book.reference or not book.moves or book.in_window:
             return []
         there = [
             stop
@@ -1309,6 +1443,7 @@ class Model:
                     self.check_funds(order, 0, order.open)
                 except Refused:
                     events += self.leave(order, CancelReason.UNFUNDED)
+            events += self.begin_day(book)
         return events
 
     def table(self, versions: list[tuple[int, list[tuple[int, int]]]]) -> list[tuple[int, int]]:
@@ -1349,7 +1484,7 @@ class Model:
             book.dropped = book.dropped or book.suspended
         else:
             book.dropped = book.suspended and phase in NON_CANCEL
-        held = phase in AUCTIONS and not book.dropped
+        held = phase in AUCTIONS and not book.dropped and not book.in_window
         if held:
             events += self.uncross(book)
         if held or phase not in AUCTIONS:
@@ -1367,6 +1502,7 @@ class Model:
                 order.turn = self.turns
                 name = order.member, order.id, order.number
                 events.append(Activated(*name, book.code, order.side, order.price, order.open))
+        events += self.sweep(book)
         events += self.wake_stops(book)
         if book.rule.cancel:
             for member, mass, newest in book.mass_cancels:

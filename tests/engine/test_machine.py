@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import unittest
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import pytest
@@ -40,14 +40,19 @@ from engine.commands import (
     ListInstrument,
     MassCancel,
     NewOrder,
+    PermitMember,
     Restore,
     ResumeInstrument,
     SetCalendar,
+    SetEligibility,
+    SetHolder,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
+    SetTokenStatus,
+    SetWindow,
     StartDay,
     SuspendInstrument,
     TickRow,
@@ -58,7 +63,7 @@ from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChange
 from engine.funding import Funding
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
-from engine.types import PRICE_MAX, OrderType, Phase, SelfTrade, Side, TimeInForce
+from engine.types import PRICE_MAX, OrderType, Phase, SelfTrade, Side, TimeInForce, WindowKind
 from tests.model import AUCTIONS, PHASES, Model
 
 CALLS, ZARABA = "CALLS", "ZARABA"
@@ -188,6 +193,8 @@ class MarketMachine(RuleBasedStateMachine):
     """Engine and model side by side. ``make_engine`` is what a subclass for another book replaces."""
 
     make_engine: Callable[[], Engine] = staticmethod(lambda: Engine(book=REFERENCE))
+    #: Parameters that are not drawn.
+    always: ClassVar[dict[str, int | str]] = {}
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,6 +289,7 @@ class MarketMachine(RuleBasedStateMachine):
         self.send(SetTickTable("steps", 0, [TickRow(0, 1), TickRow(100, 5)]))
         self.send(SetLimitTable("near", 0, [LimitRow(100, 4), LimitRow(0, 8)]))
         shared = {"lot": lot, "tick_table": tick_table, "limit_table": limit_table, "reference_price": reference}
+        calls, zaraba = {**calls, **self.always}, {**zaraba, **self.always}
         if variant.get("market_rests") and zaraba.get("funding") in ("cash", "both"):
             zaraba = {**zaraba, "funding": "units"}
         shared["units_outstanding"] = 100 * lot
@@ -327,7 +335,7 @@ class MarketMachine(RuleBasedStateMachine):
 
     @rule(
         what=st.sampled_from(
-            ["suspend", "resume", "reference", "tables", "day", "day", "impossible", "funds", "funds"]
+            ["suspend", "resume", "reference", "tables", "day", "day", "impossible", "funds", "policy"]
         ),
         deed=deeds,
     )
@@ -345,6 +353,8 @@ class MarketMachine(RuleBasedStateMachine):
             quantity = deed.lots * (self.lot if where else 300 * self.lot) - deed.pick % 7 // 6
             name = self.new_id() if deed.lots < 5 else "o-1"
             self.send(kind(name, deed.member, ("", "a")[deed.pick // 6 % 2], quantity, where))
+        elif what == "policy":
+            self.send(self.policy(code, deed))
         elif what == "day":
             self.end_the_day_and_start_the_next()
         elif what == "tables":
@@ -359,6 +369,21 @@ class MarketMachine(RuleBasedStateMachine):
             self.send(StartDay((20261101, 20261103, 20261107, 20261102, 20270104)[deed.pick % 5]))
             self.send(ResumeInstrument("UNKNOWN"))
             self.send(ListInstrument(code))
+
+    def policy(self, code: str, deed: Deed) -> Command:
+        """Who may trade and hold, and when."""
+        lots = (deed.lots - 1) * 5 * self.lot
+        flag, account = deed.pick % 3 == 0, ("", "a")[deed.pick // 6 % 2]
+        first = DAYS[min(self.days - deed.pick // 6 % 2, len(DAYS) - 1)]
+        last = (0, first, DAYS[-1])[deed.pick // 12 % 3]
+        return (
+            PermitMember(deed.member, code, not flag),
+            SetTokenStatus(code, paused=flag, last_day=last if deed.lots == 5 else 0),
+            SetHolder(code, deed.member, account, not flag, "JP", lock_up=lots if deed.lots % 2 else 0),
+            SetWindow(code, WindowKind(deed.pick // 6 % 3), first, last, flag),
+            SetEligibility(code, deed.lots == 1, deed.lots == 2, ["JP"] if deed.lots == 3 else []),
+            SetEligibility(code, holding_max=lots if flag else 0, holders_max=0 if flag else deed.lots + 3),
+        )[deed.price % 6]
 
     # --- the members -------------------------------------------------------------------------------------------------
 
@@ -566,6 +591,17 @@ class MarketMachine(RuleBasedStateMachine):
         self.engine.check()
 
 
+class PolicyMachine(MarketMachine):
+    """The same market where everything is pre-funded and issuers speak as often as members trade."""
+
+    always: ClassVar[dict[str, int | str]] = {"funding": "both"}
+
+    @rule(code=codes, doings=st.lists(deeds, min_size=1, max_size=3))
+    def issuers_speak(self, code: str, doings: list[Deed]) -> None:
+        for deed in doings:
+            self.send(self.policy(code, deed))
+
+
 def machine(make_engine: Callable[[], Engine]) -> type[unittest.TestCase]:
     """The machine as a test case, for one way to make an engine."""
     case: type[unittest.TestCase] = type(
@@ -577,6 +613,8 @@ def machine(make_engine: Callable[[], Engine]) -> type[unittest.TestCase]:
 
 TestEngineAndModelAgree = machine(lambda: Engine(book=REFERENCE))
 TestEngineWithTheFastBookAndModelAgree = machine(lambda: Engine(book=FAST))
+TestEngineAndModelAgreeWhoMayTrade = PolicyMachine.TestCase
+TestEngineAndModelAgreeWhoMayTrade.settings = settings(max_examples=40, stateful_step_count=40)
 
 
 # --- proof that it can fail ------------------------------------------------------------------------------------------
