@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import bus, command_path, durable, figures, flow, large, machine, mqtt_load, report
+from benchmarks import bus, command_path, durable, figures, flow, large, machine, mqtt_load, report, rules
 from engine import CancelOrder, Engine, ListInstrument, NewOrder, Phase, SetPhase, Traded
 from gateway.sequencer import DiskJournal
 from tests.require import require
@@ -151,6 +151,25 @@ def test_a_benchmark_ends_with_1_when_the_market_is_wrong(
     monkeypatch.setattr(flow, "found", lambda events: right(list(events)[:-50]))
     assert command_path.main(["--commands", "1500", "--rounds", "1", "--json"]) == 1
     assert "expected 1500" in capsys.readouterr().err
+
+
+def test_rules(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rules.main(["--commands", "600", "--rounds", "1", "--json"]) == 0
+    answer = answer_of(capsys)
+    assert [case["name"] for case in answer["cases"]] == [case.name for case in rules.CASES]
+    assert answer["cases"][0]["ratio"]["median"] == 1
+    assert all(is_spread(case["ns_per_command"]) for case in answer["cases"])
+    assert answer["unused_median"] > 0
+
+
+def test_rules_notices_a_rule_that_changes_the_trades(capsys: pytest.CaptureFixture[str]) -> None:
+    prevents = rules.Case("prevention", rules.PASSED, (("self_trade", "cancel_newest"),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules, "CASES", (rules.CASES[0], rules.CASES[1], prevents))
+        assert rules.main(["--commands", "2000", "--rounds", "1"]) == 1
+    said = capsys.readouterr()
+    assert "prevention: trades: expected" in said.err
+    assert "WRONG" in said.out
 
 
 def test_durable(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
