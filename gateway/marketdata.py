@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, get_args
 
 import msgspec
 
@@ -57,6 +57,12 @@ from gateway.bus.messages import (
 )
 from gateway.clock import Clock
 
+# Numbers here: asking the enum for a member each time takes longer than what is done with it.
+_BUY: Final = 0
+_SELL: Final = 1
+assert (_BUY, _SELL) == (Side.BUY, Side.SELL)
+#: Each kind of message by its type.
+_KINDS: Final = {kind: str(kind.__struct_config__.tag) for kind in get_args(MarketData)}
 #: A machine time before all others.
 LONG_AGO: Final = -(2**62)
 
@@ -125,8 +131,8 @@ class _Book:
     def sorted_levels(self, side: int) -> list[Level]:
         """Best first; market orders, at price 0, before all."""
         levels = self.levels[side]
-        prices = sorted(levels, reverse=side == Side.BUY)
-        if 0 in levels and side == Side.BUY:
+        prices = sorted(levels, reverse=side == _BUY)
+        if 0 in levels and side == _BUY:
             prices.insert(0, prices.pop())
         return [Level(price, levels[price]) for price in prices]
 
@@ -153,8 +159,8 @@ class MarketDataBook:
                     self._touch(event.instrument, time_ns).add(event.side, event.price, event.quantity)
             elif type(event) is Traded:
                 book = self._touch(event.instrument, time_ns)
-                book.add(Side.BUY, event.buy_limit, -event.quantity)
-                book.add(Side.SELL, event.sell_limit, -event.quantity)
+                book.add(_BUY, event.buy_limit, -event.quantity)
+                book.add(_SELL, event.sell_limit, -event.quantity)
                 book.volume += event.quantity
                 book.trades.append(PublicTrade(event.trade_id, event.price, event.quantity, event.maker, time_ns))
             elif type(event) is Cancelled:
@@ -272,26 +278,25 @@ class MarketDataBook:
         book.n += 1
         message.n = book.n
         book.dirty = True
-        return Message(book.code, str(type(message).__struct_config__.tag), _encode(message))
+        return Message(book.code, _KINDS[type(message)], _encode(message))
 
     def _depth(self, book: _Book) -> Depth | None:
-        changed: tuple[list[Level], list[Level]] = ([], [])
-        for side in (Side.BUY, Side.SELL):
-            levels = book.levels[side]
-            for price, old in book.before[side].items():
-                new = levels.get(price, 0)
-                if new != old:  # what came and went within the batch was never seen
-                    changed[side].append(Level(price, new))
-            book.before[side].clear()
-        if not changed[0] and not changed[1]:
+        # What came and went within the batch was never seen.
+        bids, asks = (
+            [Level(price, levels.get(price, 0)) for price, old in before.items() if levels.get(price, 0) != old]
+            for levels, before in zip(book.levels, book.before, strict=True)
+        )
+        book.before[0].clear()
+        book.before[1].clear()
+        if not bids and not asks:
             return None
         book.asked_again = True
         book.depths += 1
         checked = None
         if book.depths >= self._digest_every:
             book.depths = 0
-            checked = digest(book.sorted_levels(Side.BUY), book.sorted_levels(Side.SELL))
-        return Depth(0, book.time_ns, changed[0], changed[1], checked)
+            checked = digest(book.sorted_levels(_BUY), book.sorted_levels(_SELL))
+        return Depth(0, book.time_ns, bids, asks, checked)
 
     def _indicative(self, code: str) -> tuple[int, int, int]:
         found = self._engine.indicative(code)
