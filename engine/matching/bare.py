@@ -25,7 +25,7 @@ from engine.matching.book import (
     pack_terms,
     zeros,
 )
-from engine.matching.continuous import place, withdraw
+from engine.matching.continuous import take, withdraw
 
 _RECORD: Final = 24
 _32_BITS: Final = 0xFFFFFFFF
@@ -57,19 +57,24 @@ class BareMarket:
 
     def new(self, side: i64, flags: i64, symbol: i64, price: i64, quantity: i64, number: i64) -> None:
         """An order trades; what is left rests unless bit 0 of ``flags``, immediate or cancel, is set."""
-        table = self.table
-        order = table.append_row(self._terms[symbol << 1 | side], price, quantity, 0)
+        order = self.table.append_row(self._terms[symbol << 1 | side], price, quantity, 0)
         self.orders[number] = order
-        place(table, self.books[symbol], order, flags & 1 == 0, self.fills)
+        book = self.books[symbol]
+        take(self.table, book, order, price, self.fills, -1, None)
+        row = (order << ROW_SHIFT) + ROW_OFFSET
+        if self.table.rows[row + OPEN]:
+            if flags & 1:
+                self.table.rows[row + LEVEL] = GONE
+            else:
+                book.add(order)
 
     def cancel(self, number: i64) -> None:
         """Take an order off its book; one that is filled, gone or has never been stays as it is."""
-        table = self.table
         order = self.orders[number]
-        rows = table.rows
+        rows = self.table.rows
         row = (order << ROW_SHIFT) + ROW_OFFSET
         if rows[row + OPEN] > 0 and rows[row + LEVEL] & STATE < GONE:
-            withdraw(table, self.books[table.instrument(order)], order)
+            withdraw(self.table, self.books[self.table.instrument(order)], order)
 
     def run(self, records: bytes) -> None:
         """Carry out many commands in one call.

@@ -229,19 +229,19 @@ class OrderTable:
         return following
 
     def side(self, order: i64) -> i64:
-        return self.terms[order] & 1
+        return self.rows[(order << ROW_SHIFT) + (ROW_OFFSET + TERMS)] & 1
 
     def order_type(self, order: i64) -> i64:
-        return self.terms[order] >> _TYPE_SHIFT & _THREE_BITS
+        return self.rows[(order << ROW_SHIFT) + (ROW_OFFSET + TERMS)] >> _TYPE_SHIFT & _THREE_BITS
 
     def validity(self, order: i64) -> i64:
-        return self.terms[order] >> _VALIDITY_SHIFT & _FOUR_BITS
+        return self.rows[(order << ROW_SHIFT) + (ROW_OFFSET + TERMS)] >> _VALIDITY_SHIFT & _FOUR_BITS
 
     def instrument(self, order: i64) -> i64:
-        return self.terms[order] >> _INSTRUMENT_SHIFT & _TWENTY_FOUR_BITS
+        return self.rows[(order << ROW_SHIFT) + (ROW_OFFSET + TERMS)] >> _INSTRUMENT_SHIFT & _TWENTY_FOUR_BITS
 
     def participant(self, order: i64) -> i64:
-        return self.terms[order] >> PARTICIPANT_SHIFT
+        return self.rows[(order << ROW_SHIFT) + (ROW_OFFSET + TERMS)] >> PARTICIPANT_SHIFT
 
     def is_open(self, order: i64) -> bool:
         """In the book or waiting: neither filled nor gone."""

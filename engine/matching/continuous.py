@@ -35,30 +35,10 @@ from engine.matching.book import (
 )
 
 
-def place(table: OrderTable, book: Book, order: i64, rests: bool, fills: Fills) -> i64:
-    """Let ``order``, which is in no queue, trade up to its own limit, and return what is left of it.
-
-    What is left joins its queue if it ``rests`` and has a limit, and is gone otherwise. Fills are those of ``take``.
-    """
-    rows = table.rows
-    row = (order << ROW_SHIFT) + ROW_OFFSET
-    limit = rows[row + PRICE]
-    take(table, book, order, limit, fills, -1, None)
-    left = rows[row + OPEN]
-    if left:
-        if rests and limit:
-            book.add(order)
-        else:
-            rows[row + LEVEL] = rows[row + LEVEL] & ~STATE | GONE
-    return left
-
-
 def withdraw(table: OrderTable, book: Book, order: i64) -> None:
     """Take an order that rests in ``book`` off the market; its row keeps what was open."""
     book.remove(order)
-    rows = table.rows
-    at = (order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)
-    rows[at] = rows[at] & ~STATE | GONE
+    table.rows[(order << ROW_SHIFT) + (ROW_OFFSET + LEVEL)] = GONE
 
 
 def take(
@@ -74,25 +54,34 @@ def take(
 
     Raises ``InvariantBroken``, with book, table and fills as they were, where queue and rows do not say the same.
     """
+    side = table.rows[(order << ROW_SHIFT) + (ROW_OFFSET + TERMS)] & 1
+    best = book.best(side ^ 1)
+    if best == 0 or (limit and (best < limit if side else best > limit)):
+        return 0  # most orders never trade, and pay for no more than this
+    return _trade(table, book, order, limit, fills, own, reserves)
+
+
+def _trade(
+    table: OrderTable, book: Book, order: i64, limit: i64, fills: Fills, own: i64, reserves: dict[int, int] | None
+) -> i64:
+    """``take``, where the best price is within the limit."""
     # By row instead of by column: one look at the table per command, one line of memory per resting order.
     rows = table.rows
     row = (order << ROW_SHIFT) + ROW_OFFSET
     side = rows[row + TERMS] & 1
     other = side ^ 1
-    price = book.best(other)
-    if price == 0 or (limit and (price < limit if side else price > limit)):
-        return 0
     queue = rows[row + TERMS] & QUEUE_BITS ^ 1  # what the terms of all that stands there have in common
     left = rows[row + OPEN]
     last = table.count
     stopped: i64 = 0
     before: i64 = 0
+    price = book.best(other)
     maker = book.first(other)
     cells = fills.cells
     end = fills.count
     while left:
         if maker <= 0 or maker > last:
-            raise broken(table, other, price, maker, before, queue)
+            raise _broken(table, other, price, maker, before, queue)
         at = (maker << ROW_SHIFT) + ROW_OFFSET
         terms = rows[at + TERMS]
         quantity = rows[at + OPEN]
@@ -104,7 +93,7 @@ def take(
             or quantity <= 0
             or quantity > rows[at + QUANTITY]
         ):
-            raise broken(table, other, price, maker, before, queue)
+            raise _broken(table, other, price, maker, before, queue)
         if terms >> PARTICIPANT_SHIFT == own:
             stopped = maker
             break
@@ -141,7 +130,7 @@ def take(
     return stopped
 
 
-def broken(table: OrderTable, side: i64, price: i64, order: i64, before: i64, queue: i64) -> InvariantBroken:
+def _broken(table: OrderTable, side: i64, price: i64, order: i64, before: i64, queue: i64) -> InvariantBroken:
     """What is wrong with a resting order that would be the next to trade."""
     where = f"side {side}, price {price}"
     if not 0 < order <= table.count:

@@ -3,10 +3,10 @@
 What costs time in a book is memory that has to be fetched, and objects that the collector has to visit. So there is no
 object per order (see ``OrderTable``) and none per price:
 
-* A *page* is 32 neighbouring steps of price on one side: a word of live bits; head, tail and quantity of each level.
-  It is found by a hash of its place, linked to its neighbours, and held in order by ``sortedcontainers``, which is
-  asked only when a page is born or dies. There is no window that a price could fall out of, and what a command costs
-  does not depend on how many orders rest.
+* A *page* is 32 neighbouring steps of price on one side: head, tail and quantity of each level, a word of live bits. It
+  is found by a hash of its place, linked to its neighbours, and held in order by ``sortedcontainers``, which is asked
+  only when a page is born or dies. There is no window that a price could fall out of, and what a command costs does
+  not depend on how many orders rest.
 * Prices become *places* that grow from best to worse on either side, so one code serves both, and the best level is the
   lowest bit of the first page.
 * Pages that have run empty stay linked for a while: in a market that moves, they are soon needed again.
@@ -23,7 +23,7 @@ from __future__ import annotations
 from math import gcd
 from typing import Final, final
 
-from librt.vecs import append, extend, vec
+from librt.vecs import extend, vec
 from mypy_extensions import i64
 from sortedcontainers import SortedList
 
@@ -50,9 +50,19 @@ from engine.matching.book import (
 
 #: Places of the buy side count down from here: above every price (2**48) and a multiple of 32.
 _TOP: Final = 1 << 49
-#: Integers per level: head, tail, quantity, one to spare (a power of two finds its cell without a product).
+#: Integers per level: head, tail, quantity, and one that is the page's (a power of two, so that its cell is found
+#: without a product).
 _LEVEL_SHIFT: Final = 2
+_PAGE_SHIFT: Final = 7
 _PAGE: Final = 32 << _LEVEL_SHIFT
+# The page's own, in its first levels: live bits; key (place // 32 * 2 + side); next worse and next better page (0:
+# none); 1 if it ran empty lately. So whatever is known of a page lies in one vector.
+_BITS: Final = 3
+_KEY: Final = 7
+_WORSE: Final = 11
+_BETTER: Final = 15
+_IS_PARKED: Final = 19
+_OWN: Final = 3  #: in every level, the place of what is the page's
 #: Bit n of a page is ``_BIT_32 >> (32 - n)``. Not ``1 << n``: mypyc leaves that 1 a C int, whose bit 31 is its sign.
 _BIT_32: Final = 1 << 32
 _31_BITS: Final = 0x7FFFFFFF
@@ -90,17 +100,11 @@ class FastBook(Book):
         # The hash: key + 1 (0: nothing), page. Probed one after the other, at most half full.
         self._hash = vec[i64]([0] * 128)
         self._mask: i64 = 63
-        # Per page: live bits, key (place // 32 * 2 + side), next worse and next better page (0: none).
-        self._bits = vec[i64]([0])
-        self._keys = vec[i64]([0])
-        self._worse = vec[i64]([0])
-        self._better = vec[i64]([0])
         self._first_buy: i64 = 0
         self._first_sell: i64 = 0
         self._live: i64 = 0
-        self._spare: i64 = 0  # first of the pages to use again, linked by ``_worse``
-        # The pages that ran empty lately, and per page: 1 if it is one of them.
-        self._is_parked = vec[i64]([0])
+        self._spare: i64 = 0  # first of the pages to use again, linked by ``_WORSE``
+        # The pages that ran empty lately.
         self._parked: Final = vec[i64]([0] * _PARKED)
         self._parked_next: i64 = 0
         self._order_buy: Final[SortedList[int]] = SortedList()
@@ -158,21 +162,17 @@ class FastBook(Book):
     def _new_page(self) -> i64:
         page = self._spare
         if page:
-            self._spare = self._worse[page]
+            self._spare = self._levels[(page << _PAGE_SHIFT) + _WORSE]
             return page
-        page = len(self._bits)
-        self._bits = append(self._bits, 0)
-        self._keys = append(self._keys, 0)
-        self._worse = append(self._worse, 0)
-        self._better = append(self._better, 0)
-        self._is_parked = append(self._is_parked, 0)
+        page = len(self._levels) >> _PAGE_SHIFT
         self._levels = extend(self._levels, self._empty_page)
         return page
 
     def _birth(self, key: i64) -> i64:
         """A page for ``key``, linked between its neighbours."""
         page = self._new_page()
-        self._keys[page] = key
+        levels = self._levels
+        levels[(page << _PAGE_SHIFT) + _KEY] = key
         self._live += 1
         if self._live * 2 > self._mask:
             self._grow_hash()
@@ -181,18 +181,18 @@ class FastBook(Book):
         before: i64 = 0
         if position:
             before = self._find(ordered[position - 1])
-            behind = self._worse[before]
-            self._worse[before] = page
+            behind = levels[(before << _PAGE_SHIFT) + _WORSE]
+            levels[(before << _PAGE_SHIFT) + _WORSE] = page
         elif key & 1:
             behind = self._first_sell
             self._first_sell = page
         else:
             behind = self._first_buy
             self._first_buy = page
-        self._better[page] = before
-        self._worse[page] = behind
+        levels[(page << _PAGE_SHIFT) + _BETTER] = before
+        levels[(page << _PAGE_SHIFT) + _WORSE] = behind
         if behind:
-            self._better[behind] = page
+            levels[(behind << _PAGE_SHIFT) + _BETTER] = page
         self._enter(key, page)
         ordered.add(int(key))
         return page
@@ -201,19 +201,21 @@ class FastBook(Book):
         self._mask = self._mask * 2 + 1
         self._hash = zeros(2 * (self._mask + 1), 2 * (self._mask + 1))
         for first in (self._first_buy, self._first_sell):
-            page: i64 = first
-            while page:
-                self._enter(self._keys[page], page)
-                page = self._worse[page]
+            at: i64 = first << _PAGE_SHIFT
+            while at:
+                self._enter(self._levels[at + _KEY], at >> _PAGE_SHIFT)
+                at = self._levels[at + _WORSE] << _PAGE_SHIFT
 
     def _death(self, page: i64) -> None:
-        key = self._keys[page]
-        before = self._better[page]
-        behind = self._worse[page]
+        levels = self._levels
+        at = page << _PAGE_SHIFT
+        key = levels[at + _KEY]
+        before = levels[at + _BETTER]
+        behind = levels[at + _WORSE]
         if behind:
-            self._better[behind] = before
+            levels[(behind << _PAGE_SHIFT) + _BETTER] = before
         if before:
-            self._worse[before] = behind
+            levels[(before << _PAGE_SHIFT) + _WORSE] = behind
         elif key & 1:
             self._first_sell = behind
         else:
@@ -224,7 +226,7 @@ class FastBook(Book):
             self._order_sell.remove(int(key))
         else:
             self._order_buy.remove(int(key))
-        self._worse[page] = self._spare
+        levels[at + _WORSE] = self._spare
         self._spare = page
 
     def _emptied(self, level: i64, side: i64) -> None:
@@ -232,11 +234,12 @@ class FastBook(Book):
         page = level >> 5
         if page == 0:
             return
-        bits = self._bits[page] & ~(_BIT_32 >> (32 - (level & 31)))
-        self._bits[page] = bits
+        at = (page << _PAGE_SHIFT) + _BITS
+        bits = self._levels[at] & ~(_BIT_32 >> (32 - (level & 31)))
+        self._levels[at] = bits
         if level == (self._top_sell if side else self._top_buy):
             self._find_best(side)
-        if bits == 0 and self._is_parked[page] == 0:
+        if bits == 0 and self._levels[(page << _PAGE_SHIFT) + _IS_PARKED] == 0:
             self._park(page)
 
     def _park(self, page: i64) -> None:
@@ -244,20 +247,22 @@ class FastBook(Book):
         oldest = self._parked[self._parked_next]
         self._parked[self._parked_next] = page
         self._parked_next = (self._parked_next + 1) & (_PARKED - 1)
-        self._is_parked[page] = 1
+        self._levels[(page << _PAGE_SHIFT) + _IS_PARKED] = 1
         if oldest:
-            self._is_parked[oldest] = 0
-            if self._bits[oldest] == 0:
+            at = oldest << _PAGE_SHIFT
+            self._levels[at + _IS_PARKED] = 0
+            if self._levels[at + _BITS] == 0:
                 self._death(oldest)
 
     def _find_best(self, side: i64) -> None:
         """The best level is the lowest bit of the first page that has one."""
-        page = self._first_sell if side else self._first_buy
-        bits = self._bits[page]
-        while bits == 0 and page:
-            page = self._worse[page]
-            bits = self._bits[page]
-        if page == 0:
+        levels = self._levels
+        at = (self._first_sell if side else self._first_buy) << _PAGE_SHIFT
+        bits = levels[at + _BITS]
+        while bits == 0 and at:
+            at = levels[at + _WORSE] << _PAGE_SHIFT
+            bits = levels[at + _BITS]
+        if at == 0:
             if side:
                 self._top_sell = 0
                 self._best_sell = 0
@@ -266,8 +271,8 @@ class FastBook(Book):
                 self._best_buy = 0
             return
         bit = self._low_bit[((bits & -bits) * _BRUIJN & _32_BITS) >> 27]
-        level = (page << 5) + bit
-        place = (self._keys[page] >> 1 << 5) + bit
+        level = (at >> _LEVEL_SHIFT) + bit
+        place = (levels[at + _KEY] >> 1 << 5) + bit
         if side:
             self._top_sell = level
             self._best_sell = place * self._step
@@ -277,20 +282,28 @@ class FastBook(Book):
 
     # --- the book -----------------------------------------------------------------------------------------------------
 
+    def _place(self, price: i64) -> i64:
+        """How many steps a price is from 0; the book is made anew where it is no whole number of them."""
+        place = price // self._step
+        if place * self._step != price:
+            self._rebuild(gcd(int(self._step), int(price)))
+            place = price // self._step
+        return place
+
     def _make_level(self, side: i64, price: i64) -> i64:
         """The level of a price above 0, on a page that is made if need be."""
-        place = price
-        if self._step != 1:
-            place = price // self._step
-            if place * self._step != price:
-                self._rebuild(gcd(int(self._step), int(price)))
-                place = price // self._step
+        place = price if self._step == 1 else self._place(price)
         if side == 0:
             place = _TOP - place
         key = place >> 5 << 1 | side
-        page = self._find(key)
-        if page == 0:
-            page = self._birth(key)
+        # What ``_find`` looks at first, here for speed: almost always that is it.
+        at = (_home(key) & self._mask) << 1
+        if self._hash[at] == key + 1:
+            page = self._hash[at + 1]
+        else:
+            page = self._find(key)
+            if page == 0:
+                page = self._birth(key)
         return (page << 5) + (place & 31)
 
     def add(self, order: i64) -> None:
@@ -302,7 +315,7 @@ class FastBook(Book):
         at = level << _LEVEL_SHIFT
         levels = self._levels
         tail = levels[at + 1]
-        rows[row + LEVEL] = level << 2 | IN_BOOK
+        rows[row + LEVEL] = at | IN_BOOK
         rows[row + NEXT] = 0
         rows[row + PREVIOUS] = tail
         levels[at + 1] = order
@@ -312,8 +325,7 @@ class FastBook(Book):
             return
         levels[at] = order
         if price:
-            page = level >> 5
-            self._bits[page] |= _BIT_32 >> (32 - (level & 31))
+            levels[(level >> 5 << _PAGE_SHIFT) + _BITS] |= _BIT_32 >> (32 - (level & 31))
             if side:
                 if price < self._best_sell or self._best_sell == 0:
                     self._best_sell = price
@@ -322,11 +334,28 @@ class FastBook(Book):
                 self._best_buy = price
                 self._top_buy = level
 
-    def _unlink(self, rows: vec[i64], row: i64, level: i64) -> None:
+    def remove(self, order: i64) -> None:
+        rows = self._table.rows
+        row = (order << ROW_SHIFT) + ROW_OFFSET
+        self._unlink(rows, row, rows[row + OPEN])
+
+    def fill(self, order: i64, quantity: i64) -> None:
+        rows = self._table.rows
+        row = (order << ROW_SHIFT) + ROW_OFFSET
+        left = rows[row + OPEN] - quantity
+        rows[row + OPEN] = left
+        if left:
+            self._levels[(rows[row + LEVEL] & ~STATE) + 2] -= quantity
+        else:
+            self._unlink(rows, row, quantity)
+
+    def _unlink(self, rows: vec[i64], row: i64, quantity: i64) -> None:
+        """Take a row out of its queue, which then holds ``quantity`` less."""
         behind = rows[row + NEXT]
         before = rows[row + PREVIOUS]
         levels = self._levels
-        at = level << _LEVEL_SHIFT
+        at = rows[row + LEVEL] & ~STATE
+        levels[at + 2] -= quantity
         if behind:
             rows[(behind << ROW_SHIFT) + (ROW_OFFSET + PREVIOUS)] = before
         else:
@@ -336,24 +365,7 @@ class FastBook(Book):
             return
         levels[at] = behind
         if behind == 0:
-            self._emptied(level, rows[row + TERMS] & 1)
-
-    def remove(self, order: i64) -> None:
-        rows = self._table.rows
-        row = (order << ROW_SHIFT) + ROW_OFFSET
-        level = rows[row + LEVEL] >> 2
-        self._levels[(level << _LEVEL_SHIFT) + 2] -= rows[row + OPEN]
-        self._unlink(rows, row, level)
-
-    def fill(self, order: i64, quantity: i64) -> None:
-        rows = self._table.rows
-        row = (order << ROW_SHIFT) + ROW_OFFSET
-        level = rows[row + LEVEL] >> 2
-        self._levels[(level << _LEVEL_SHIFT) + 2] -= quantity
-        left = rows[row + OPEN] - quantity
-        rows[row + OPEN] = left
-        if left == 0:
-            self._unlink(rows, row, level)
+            self._emptied(at >> _LEVEL_SHIFT, rows[row + TERMS] & 1)
 
     def consume(self, side: i64, fills: Fills, start: i64) -> None:
         rows = self._table.rows
@@ -388,45 +400,57 @@ class FastBook(Book):
 
     def first(self, side: i64) -> i64:
         top = self._top_sell if side else self._top_buy
-        return self._levels[top << _LEVEL_SHIFT] if top else 0
+        # In two lines, here and below: a literal in a conditional expression makes the compiled code box its value.
+        if top == 0:
+            return 0
+        return self._levels[top << _LEVEL_SHIFT]
 
     def best(self, side: i64) -> i64:
         return self._best_sell if side else self._best_buy
 
     def worse(self, side: i64, price: i64) -> i64:
         level = self._level(side, price)
-        page = level >> 5
+        levels = self._levels
+        at = level >> 5 << _PAGE_SHIFT
         # The bits above its own; twice a bit is never more than 2**32.
-        bits = self._bits[page] & ~((_BIT_32 >> (31 - (level & 31))) - 1)
+        bits = levels[at + _BITS] & ~((_BIT_32 >> (31 - (level & 31))) - 1)
         while bits == 0:
-            page = self._worse[page]
-            if page == 0:
+            at = levels[at + _WORSE] << _PAGE_SHIFT
+            if at == 0:
                 return 0
-            bits = self._bits[page]
-        return self._price((page << 5) + self._low_bit[((bits & -bits) * _BRUIJN & _32_BITS) >> 27])
+            bits = levels[at + _BITS]
+        return self._price((at >> _LEVEL_SHIFT) + self._low_bit[((bits & -bits) * _BRUIJN & _32_BITS) >> 27])
 
     def _level(self, side: i64, price: i64) -> i64:
         """The level of a price, -1 where the side has no page for it."""
         if price == 0:
             return side
-        place = price // self._step
-        if place * self._step != price:
-            return -1
+        place = price
+        if self._step != 1:
+            place = price // self._step
+            if place * self._step != price:
+                return -1
         if side == 0:
             place = _TOP - place
         page = self._find(place >> 5 << 1 | side)
-        return (page << 5) + (place & 31) if page else -1
+        if page == 0:
+            return -1
+        return (page << 5) + (place & 31)
 
     def head(self, side: i64, price: i64) -> i64:
         level = self._level(side, price)
-        return self._levels[level << _LEVEL_SHIFT] if level >= 0 else 0
+        if level < 0:
+            return 0
+        return self._levels[level << _LEVEL_SHIFT]
 
     def level_quantity(self, side: i64, price: i64) -> i64:
         level = self._level(side, price)
-        return self._levels[(level << _LEVEL_SHIFT) + 2] if level >= 0 else 0
+        if level < 0:
+            return 0
+        return self._levels[(level << _LEVEL_SHIFT) + 2]
 
     def _price(self, level: i64) -> i64:
-        key = self._keys[level >> 5]
+        key = self._levels[(level >> 5 << _PAGE_SHIFT) + _KEY]
         place = (key >> 1 << 5) + (level & 31)
         return (place if key & 1 else _TOP - place) * self._step
 
@@ -435,14 +459,14 @@ class FastBook(Book):
         result: list[int] = []
         page = self._first_sell if side else self._first_buy
         while page:
-            bits = self._bits[page]
+            bits = self._levels[(page << _PAGE_SHIFT) + _BITS]
             bit: i64 = 0
             while bits:
                 if bits & 1:
                     result.append((page << 5) + bit)
                 bits = bits >> 1
                 bit += 1
-            page = self._worse[page]
+            page = self._levels[(page << _PAGE_SHIFT) + _WORSE]
         return result
 
     def levels(self, side: i64, prices: list[int], quantities: list[int]) -> None:
@@ -455,7 +479,7 @@ class FastBook(Book):
         total: i64 = 0
         page = self._first_sell if side else self._first_buy
         while page:
-            bits = self._bits[page]
+            bits = self._levels[(page << _PAGE_SHIFT) + _BITS]
             while bits:
                 level = (page << 5) + self._low_bit[((bits & -bits) * _BRUIJN & _32_BITS) >> 27]
                 bits = bits & (bits - 1)
@@ -466,7 +490,7 @@ class FastBook(Book):
                     if price > limit if side else price < limit:
                         return total
                 total += self._levels[(level << _LEVEL_SHIFT) + 2]
-            page = self._worse[page]
+            page = self._levels[(page << _PAGE_SHIFT) + _WORSE]
         return total
 
     def set_step(self, step: i64) -> None:
@@ -488,13 +512,14 @@ class FastBook(Book):
                 queues.append((side, self._price(level), cells[at], cells[at + 1], cells[at + 2]))
         for key in self._order_buy[:] + self._order_sell[:]:
             page = self._find(key)
-            self._bits[page] = 0
+            cells[(page << _PAGE_SHIFT) + _BITS] = 0
+            cells[(page << _PAGE_SHIFT) + _IS_PARKED] = 0
             self._death(page)
         for i in range(_PARKED):
-            self._is_parked[self._parked[i]] = 0
             self._parked[i] = 0
-        for i in range(_PAGE, len(cells)):  # the pages that have gone leave nothing behind
-            cells[i] = 0
+        for i in range(_PAGE, len(cells)):  # the levels that have gone leave nothing behind
+            if i & _OWN != _OWN:
+                cells[i] = 0
         self._step = step
         rows = self._table.rows
         for queue_side, queue_price, head, tail, quantity in queues:
@@ -503,12 +528,11 @@ class FastBook(Book):
             self._levels[at] = head
             self._levels[at + 1] = tail
             self._levels[at + 2] = quantity
-            page = level >> 5
-            self._bits[page] |= _BIT_32 >> (32 - (level & 31))
+            self._levels[(level >> 5 << _PAGE_SHIFT) + _BITS] |= _BIT_32 >> (32 - (level & 31))
             order: i64 = head
             while order:
                 row = (order << ROW_SHIFT) + ROW_OFFSET
-                rows[row + LEVEL] = level << 2 | rows[row + LEVEL] & STATE
+                rows[row + LEVEL] = at | rows[row + LEVEL] & STATE
                 order = rows[row + NEXT]
         self._find_best(BUY)
         self._find_best(SELL)
@@ -525,9 +549,10 @@ class FastBook(Book):
                 raise InvariantBroken(f"Side {side}: the first order at hand is not the first of the best level")
             for level in [side, *ladder]:
                 self._check_level(side, level)
-        for page in range(1, len(self._bits)):
+        for page in range(1, len(self._levels) >> _PAGE_SHIFT):
+            bits = self._levels[(page << _PAGE_SHIFT) + _BITS]
             for level in range(page << 5, (page << 5) + 32):
-                if self._levels[level << _LEVEL_SHIFT] and self._bits[page] & (_BIT_32 >> (32 - (level & 31))) == 0:
+                if self._levels[level << _LEVEL_SHIFT] and bits & (_BIT_32 >> (32 - (level & 31))) == 0:
                     raise InvariantBroken(f"Level {level} has orders, its page does not say so")
 
     def _check_level(self, side: i64, level: i64) -> None:
@@ -547,7 +572,7 @@ class FastBook(Book):
             row = (order << ROW_SHIFT) + ROW_OFFSET
             if rows[row + PREVIOUS] != before:
                 raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
-            if rows[row + PRICE] != price or rows[row + TERMS] & 1 != side or rows[row + LEVEL] >> 2 != level:
+            if rows[row + PRICE] != price or rows[row + TERMS] & 1 != side or rows[row + LEVEL] & ~STATE != at:
                 raise InvariantBroken(f"Order {order} queues at a side or price that is not its own: {where}")
             if rows[row + OPEN] <= 0 or rows[row + LEVEL] & STATE != IN_BOOK:
                 raise InvariantBroken(f"Order {order} is queued but not open in the book: {where}")

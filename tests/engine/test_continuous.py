@@ -156,7 +156,7 @@ def test_prices_that_do_not_get_worse_are_no_plan() -> None:
     book = FastBook(table)
     for price in (100, 200):
         add(table, book, SELL, price, 5)
-    book._worse[2] = 1  # from the second page back to the first
+    book._levels[2 * 128 + 11] = 1  # from the second page back to the first
     order = incoming(table, BUY, 200, 20)
     before = list(table.rows)
 
