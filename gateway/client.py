@@ -20,6 +20,7 @@ Prices are whole price units of the instrument, quantities whole token units, ti
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import logging
@@ -57,6 +58,7 @@ from gateway.bus.messages import (
     OpenOrders,
     OrderData,
     Outbound,
+    Presence,
     PrivateEvent,
     Report,
     Reports,
@@ -74,6 +76,8 @@ Answer = Accepted | Rejected | Cancelled | Amended | MassCancelled
 #: First wait before an unanswered command or question is sent again, and the longest, in seconds; doubled each time.
 RESEND_AFTER: Final = 2.0
 RESEND_AFTER_MAX: Final = 30.0
+#: Seconds for the last word of a client to leave.
+LEAVE_MAX: Final = 1.0
 #: Messages of reports kept while a gap before them is open; more are dropped and come with the resend.
 AHEAD_MAX: Final = 1_000
 
@@ -331,6 +335,9 @@ class Client:
         timeout: seconds that entering may take until the exchange has answered.
         start_at: number of the first report to read when there is no position; 0: the present.
         market_data_only: read books and nothing else; the exchange need not know this login.
+        cancel_on_disconnect: when this and every other client of the member that says so is gone, for more than a
+            moment, the exchange cancels the member's orders as far as the market's rules have it (instruments' rule
+            ``cancel_on_disconnect``, or the member's risk limits). Leaving the client counts as being gone.
         window: most unanswered commands; ``submit`` waits when there are more.
         link: makes a connection; for tests and other transports.
     """
@@ -349,6 +356,7 @@ class Client:
         timeout: float = 30.0,
         start_at: int = 0,
         market_data_only: bool = False,
+        cancel_on_disconnect: bool = False,
         window: int = 20_000,
         link: Callable[[], AbstractAsyncContextManager[Link]] | None = None,
     ) -> None:
@@ -369,7 +377,10 @@ class Client:
                 Address.parse(url)
             except ValueError as error:
                 raise BadCommand(str(error)) from None
-        self._connect = link or (lambda: connect(url, username or participant, password, protocol=protocol))
+        self._session = secrets.token_hex(8) if cancel_on_disconnect else ""
+        self._announced = False  #: on this connection, to this run of the exchange: that the session is here
+        will = (topics.inbound(participant), self._presence(here=False)) if cancel_on_disconnect else None
+        self._connect = link or (lambda: connect(url, username or participant, password, protocol=protocol, will=will))
         self._position_path = Path(position) if position is not None else None
         self._position: Position | None = None
         self._prefix = prefix
@@ -457,7 +468,15 @@ class Client:
     ) -> None:
         await self._stop(Closed("the client was closed; what was unanswered may or may not have reached the market"))
 
+    def _presence(self, *, here: bool) -> bytes:
+        return msgspec.msgpack.encode(Inbound(presence=Presence(self._session, here)))
+
     async def _stop(self, error: ClientError) -> None:
+        if self._session and self._link is not None:
+            # A broker that is told good-bye keeps the last will to itself.
+            with contextlib.suppress(LinkDown, TimeoutError):
+                async with asyncio.timeout(LEAVE_MAX):
+                    await self._link.publish(topics.inbound(self.participant), self._presence(here=False))
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -559,6 +578,7 @@ class Client:
             if pending.attempts:
                 # Not at once: the answers are likely among the reports that were just asked for.
                 self._schedule(pending, asyncio.get_running_loop().time() + self._resend_after / 4)
+        self._announced = False
         self._wake.set()
 
     # --- trading -----------------------------------------------------------------------------------------------------
@@ -821,6 +841,9 @@ class Client:
         while True:
             self._wake.clear()
             now = loop.time()
+            if self._session and not self._announced:
+                self._announced = True
+                await link.publish(topic, self._presence(here=True))
             if self._ask_from and now >= self._ask_due:
                 self._ask_due = now + self._ask_wait
                 self._ask_wait = min(self._ask_wait * 2, RESEND_AFTER_MAX)
@@ -917,6 +940,7 @@ class Client:
     def _after_restart(self) -> None:
         """The exchange is back: read on where we were, and send out again now what has no answer."""
         self._exchange_down = False
+        self._announced = False
         if self._next and not self._market_data_only:
             self._want_resend(at_once=True)
         for question in self._questions.values():

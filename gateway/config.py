@@ -170,6 +170,7 @@ class Limits(_Section, frozen=True):
     member_burst: Positive = 100_000
     member_mass_cancel: Positive = 100  #: what a mass cancel takes of that rate: it walks over all open orders
     member_questions: Positive = 20  #: questions a second (resend_from, open_orders), each of which walks far
+    disconnect_after_ms: NotNegative = 1_000  #: how long a member's last session may be gone before its orders go
     members: Positive = 1_000  #: how many different members are served when ``members`` is "any"
     batch_commands: Positive = 16_384  #: most commands in one record of the log
 

@@ -21,6 +21,7 @@ import msgspec
 from engine.commands import (
     PARTICIPANT_PATTERN,
     Command,
+    Disconnected,
     ExchangeCommand,
     ListInstrument,
     MassCancel,
@@ -56,6 +57,7 @@ from gateway.holidays import business_calendar
 from gateway.marketdata import MarketDataBook, Message
 from gateway.operators import Desk
 from gateway.orderfeed import OrderFeed
+from gateway.presence import Sessions
 from gateway.reports import ReportBook, derive, hello
 from gateway.schedule import Schedule
 from gateway.sequencer import DiskJournal, Entry, Sequencer
@@ -67,6 +69,8 @@ logger = logging.getLogger("dojima")
 
 #: Most open orders in one message.
 OPEN_ORDERS_MAX: Final = 1_000
+#: Longest message in which a session says that it is here or gone, in bytes.
+PRESENCE_MAX: Final = 200
 #: How often held-back snapshots and the waiting schedule are looked at, in seconds.
 TICK: Final = 0.1
 #: Seconds between two words about how much was done.
@@ -181,6 +185,7 @@ class Exchange:
         self.desk = Desk(config.operators, self.engine, clock, self._share)
         self.reports = ReportBook(config.reports.window, config.reports.retention, self.desk.fold)
         self.copies = Copies(config.drop_copy)
+        self.sessions = Sessions(limits.disconnect_after_ms)
         self.order_feed = OrderFeed(
             self.engine,
             clock,
@@ -334,6 +339,7 @@ class Exchange:
         others = [
             asyncio.create_task(self._keep_schedule(), name="schedule"),
             asyncio.create_task(self._keep_snapshots(), name="snapshots"),
+            asyncio.create_task(self._keep_sessions(), name="sessions"),
             asyncio.create_task(self._keep_status(), name="status"),
         ]
         if self.settlement is not None:
@@ -404,6 +410,14 @@ class Exchange:
             self._publish(self.market_data.overdue())
             self._publish(self.order_feed.overdue())
 
+    async def _keep_sessions(self) -> None:
+        """Tell the market which members have lost their last session."""
+        while True:
+            await self.clock.sleep(TICK)
+            for participant, deliveries in self.sessions.due(self.clock.monotonic_ns()):
+                await self._sequencer.submit([Disconnected(participant)])
+                self.bus.acknowledge(deliveries)
+
     async def _keep_status(self) -> None:
         """A word now and then about how much was done and what was turned away, when anything was."""
         before = 0
@@ -463,7 +477,8 @@ class Exchange:
             return
         now = self.clock.monotonic_ns()
         wait = sender.bucket.take(1, now)
-        if wait:
+        # A last will is said once, and by nobody who could wait; what comes with it is small.
+        if wait and not (b"presence" in payload and len(payload) < PRESENCE_MAX):
             self._throttle(delivery, self._rate, wait)
             return
         try:
@@ -481,6 +496,9 @@ class Exchange:
             if wait:
                 self._throttle(delivery, self._rate, wait)
                 return
+        if request.presence is not None:
+            self.bus.acknowledge(self.sessions.take(delivery, request.presence, now))
+            return
         questions = request.open_orders + (request.resend_from is not None)
         if questions:
             wait = sender.questions.take(questions, now)
@@ -544,7 +562,7 @@ class Exchange:
             request = codec.decode(delivery.payload)
         except codec.Refused as refused:
             return self._refuse(delivery, refused.answer)
-        if request.commands:
+        if request.commands or request.presence is not None:
             text = f"Expected a question, got {len(request.commands)} commands: this login reads a copy of the reports"
             return self._refuse(delivery, MessageError("NOT_PERMITTED", text, "$.commands", request.message_id))
         if request.open_orders:

@@ -24,6 +24,7 @@ from gateway.bus.messages import (
     Inbound,
     MessageError,
     OperatorInbound,
+    Presence,
     RequestCommand,
 )
 
@@ -68,6 +69,7 @@ class Request(NamedTuple):
     message_id: str
     resend_from: int | None
     open_orders: bool
+    presence: Presence | None = None
 
 
 class Refused(Exception):
@@ -92,7 +94,8 @@ def decode(payload: bytes) -> Request:
         text, place = _split(error)
         text, place = _name(text, place, message.commands)
         raise Refused("MALFORMED", text, place, message.message_id) from None
-    asked = (len(commands) > 0) + (message.resend_from is not None) + message.open_orders
+    presence = message.presence
+    asked = (len(commands) > 0) + (message.resend_from is not None) + message.open_orders + (presence is not None)
     # As many keys as there are fields with something in them, and the version first or not at all: each came once.
     keys = _FIXMAP + asked + (message.message_id != "")
     if payload[0] != keys and (payload[0] != keys + 1 or not payload.startswith(_VERSION, 1)):
@@ -100,7 +103,9 @@ def decode(payload: bytes) -> Request:
     if not asked:
         text = "Expected commands, resend_from or open_orders, got none of them"
         raise Refused("MALFORMED", text, "$", message.message_id)
-    return Request(commands, message.commands, message.message_id, message.resend_from, message.open_orders)
+    if presence is not None and asked > 1:
+        raise Refused("MALFORMED", "Expected presence alone, got more beside it", "$.presence", message.message_id)
+    return Request(commands, message.commands, message.message_id, message.resend_from, message.open_orders, presence)
 
 
 def message_id_of(payload: bytes) -> str:

@@ -87,10 +87,12 @@ async def connect(
     *,
     protocol: int = 4,
     tls: ssl.SSLContext | None = None,
+    will: tuple[str, bytes] | None = None,
 ) -> AsyncIterator[Link]:
     """Connect to ``mqtt://host[:port]`` or ``mqtts://host[:port]``; ``protocol`` 4 is MQTT 3.1.1, 5 is MQTT 5.
 
-    A user and password inside the URL take precedence. Raises ``LinkDown``, ``LinkRefused``, ``ValueError``.
+    ``will`` is topic and payload that the broker publishes when this connection breaks. A user and password inside the
+    URL take precedence. Raises ``LinkDown``, ``LinkRefused``, ``ValueError``.
     """
     address = Address.parse(url)
     if protocol not in (4, 5):
@@ -106,6 +108,7 @@ async def connect(
         keepalive=30,
         tls_context=(tls or ssl.create_default_context()) if address.tls else None,
         socket_options=SOCKET_OPTIONS,
+        will=aiomqtt.Will(will[0], will[1], qos=1) if will is not None else None,
     )
     try:
         async with client:

@@ -47,6 +47,17 @@ NOTHING: Final = msgspec.Raw(b"\x90")  #: an empty MessagePack array
 # --- member to exchange ----------------------------------------------------------------------------------------------
 
 
+class Presence(Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A session of a member that wants its orders cancelled when it is gone says so; its last will says that it left.
+
+    When the last such session of a member has been gone for a moment (``limits.disconnect_after_ms``), the market
+    cancels what its rules say. A session that never says it is here leaves nothing behind.
+    """
+
+    session: Annotated[str, Meta(min_length=1, max_length=36)]  #: tells one session of the member from another
+    here: bool
+
+
 class Inbound(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One message of a member: a batch of commands, or a question.
 
@@ -58,6 +69,7 @@ class Inbound(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     commands: msgspec.Raw = NOTHING
     resend_from: Annotated[int, Meta(ge=1, le=2**53)] | None = None  #: ask for reports from this number on
     open_orders: bool = False  #: ask for one's open orders
+    presence: Presence | None = None  #: alone in its message
 
 
 # --- exchange to member ----------------------------------------------------------------------------------------------
