@@ -31,14 +31,19 @@ from engine.events import (
     DisplayChanged,
     Event,
     InstrumentListed,
+    InstrumentRebuilt,
+    InstrumentSetAside,
     PhaseChanged,
     PhaseTimed,
     QuoteChanged,
     ReferencePriceSet,
     Rejected,
+    TokenStatusSet,
     TradeBusted,
     Traded,
     TradingStateChanged,
+    WindowBegan,
+    WindowSet,
 )
 from engine.faults import InvariantBroken
 from engine.types import Phase, Side
@@ -222,7 +227,16 @@ class MarketDataBook:
                 self._touch(code, time_ns)
                 view = self._engine.instrument(code)
                 self._phase(book, view.phase, view.suspended)
-        elif isinstance(event, DayLimitsSet | ReferencePriceSet):
+        elif isinstance(
+            event,
+            DayLimitsSet
+            | ReferencePriceSet
+            | TokenStatusSet
+            | WindowSet
+            | WindowBegan
+            | InstrumentSetAside
+            | InstrumentRebuilt,
+        ):
             self._touch(event.instrument, time_ns).dirty = True
 
     def _touch(self, code: str, time_ns: int) -> _Book:
@@ -342,6 +356,10 @@ class MarketDataBook:
             quote_side=view.quote_side,
             quote_price=view.quote_price,
             quote_due_ns=view.quote_due_ns,
+            supervision=view.supervision,
+            termination=view.termination,
+            in_window=view.in_window,
+            set_aside=view.set_aside,
             bids=bids,
             asks=asks,
             digest=digest(bids, asks),

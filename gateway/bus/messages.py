@@ -380,6 +380,10 @@ class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
     quote_side: Side = Side.BUY
     quote_price: int = 0
     quote_due_ns: int = 0
+    supervision: bool = False  #: START's attention flag
+    termination: bool = False  #: START's flag of a delisting to come
+    in_window: bool = False  #: a record date, a distribution or a freeze: it takes no orders
+    set_aside: bool = False  #: out of the market until its book is made anew
     v: Literal[1] = 1
 
 

@@ -22,6 +22,7 @@ from engine import (
     BustTrade,
     CancelOrder,
     Command,
+    Deposit,
     Disconnected,
     Engine,
     Kill,
@@ -30,29 +31,37 @@ from engine import (
     MassCancel,
     NewOrder,
     OrderType,
+    PermitMember,
     Phase,
+    RebuildInstrument,
     Restore,
     ResumeInstrument,
     SelfTrade,
     SetCalendar,
+    SetEligibility,
+    SetHolder,
     SetLimitTable,
     SetPhase,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
+    SetTokenStatus,
+    SetWindow,
     Side,
     StartDay,
     SuspendInstrument,
     TickRow,
     TimeInForce,
+    WindowKind,
+    Withdraw,
 )
 from engine.log import LOG_NAME, Header, Log, MemoryStorage, encode_commands
 from engine.log.digest import DigestChain
 from engine.profiles import CONTINUOUS as ZARABA
 from engine.profiles import START, PhaseRules, Profile
 
-CALLS, CONTINUOUS, COARSE = "CALLS", "ZARABA", "COARSE"
-PROFILES: dict[str, Profile] = {CALLS: START, CONTINUOUS: ZARABA, COARSE: ZARABA}
+CALLS, CONTINUOUS, COARSE, FUNDED = "CALLS", "ZARABA", "COARSE", "FUNDED"
+PROFILES: dict[str, Profile] = {CALLS: START, CONTINUOUS: ZARABA, COARSE: ZARABA, FUNDED: ZARABA}
 MEMBERS = ["ichi", "ni", "san", "shi"]
 #: What makes an order odd, up to what only a caller of the library can send.
 ODD: list[dict[str, Any]] = [
@@ -110,6 +119,12 @@ class Life:
         yield ListInstrument(CONTINUOUS, profile="CONTINUOUS", reference_price=100, settlement_days=1), ""
         rules: dict[str, int | str] = {"volatility_band": 2_000, "reopen_call_seconds": 300, "halt_resting": "purge"}
         yield ListInstrument(COARSE, "CONTINUOUS", lot=10, tick_table="tens", units_outstanding=500, rules=rules), ""
+        listed = ListInstrument(FUNDED, "CONTINUOUS", 100, limit_table="near", rules={"funding": "both"})
+        yield listed, ""
+        for member in MEMBERS:
+            for account in ("", "alpha", "beta"):
+                yield Deposit(self.new_id(), member, account, 100_000), ""
+                yield Deposit(self.new_id(), member, account, 1_000, FUNDED), ""
 
     def day(self, date: int, commands: int) -> Iterator[tuple[Command, str]]:
         """One trading day of about so many commands, from closed books to closed books."""
@@ -169,7 +184,7 @@ class Life:
 
     def order(self) -> NewOrder:
         draw = self.random
-        code = draw.choice([CALLS, CONTINUOUS, CONTINUOUS, COARSE])
+        code = draw.choice([CALLS, CONTINUOUS, CONTINUOUS, COARSE, FUNDED])
         # Mostly around 100; now and then far away, and high where the ticks of the day are finer than the level's.
         price = draw.choice([90, 95, 99, 100, 100, 101, 105, 110, 130]) + draw.choice([0, 0, 0, 5, 10, -5])
         if draw.random() < 0.05:
@@ -190,7 +205,7 @@ class Life:
 
     def of_the_exchange(self) -> Command:
         draw = self.random
-        code = draw.choice([CALLS, CONTINUOUS, COARSE])
+        code = draw.choice([CALLS, CONTINUOUS, COARSE, FUNDED])
         choices: list[Command] = [
             SuspendInstrument(code),
             ResumeInstrument(code),
@@ -204,6 +219,14 @@ class Life:
             Restore(MEMBERS[-1], COARSE),
             Restore("", COARSE),
             Disconnected(draw.choice(MEMBERS)),
+            Deposit(self.new_id(), draw.choice(MEMBERS), "", draw.choice([0, 1_000]), draw.choice(["", FUNDED, CALLS])),
+            Withdraw(self.new_id(), draw.choice(MEMBERS), "", draw.choice([1, 50_000]), draw.choice(["", FUNDED])),
+            PermitMember(MEMBERS[-1], FUNDED, draw.random() < 0.7),
+            SetTokenStatus(FUNDED, paused=draw.random() < 0.3),
+            SetHolder(FUNDED, draw.choice(MEMBERS), "alpha", jurisdiction="JP", lock_up=draw.choice([0, 100])),
+            SetEligibility(FUNDED, jurisdictions=draw.choice([[], ["JP"]]), holding_max=draw.choice([0, 1_100])),
+            SetWindow(FUNDED, WindowKind.RECORD_DATE, 20261126, 20261126, purge=draw.random() < 0.5),
+            RebuildInstrument(FUNDED),
             BustTrade(draw.choice([1, 2, 3, 50, 10**20])),
             SetRiskLimits(
                 draw.choice(["", *MEMBERS]),

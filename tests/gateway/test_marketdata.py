@@ -10,9 +10,19 @@ import msgpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.commands import AmendOrder, CancelOrder, MassCancel, MemberCommand, NewOrder, SetPhase, StartDay
+from engine.commands import (
+    AmendOrder,
+    CancelOrder,
+    MassCancel,
+    MemberCommand,
+    NewOrder,
+    SetPhase,
+    SetTokenStatus,
+    SetWindow,
+    StartDay,
+)
 from engine.log import MemoryStorage
-from engine.types import OrderType, Phase, Side, TimeInForce
+from engine.types import OrderType, Phase, Side, TimeInForce, WindowKind
 from gateway.bus.messages import AuctionResult, Depth, Indicative, PhaseMessage, Snapshot, Trades
 from gateway.marketdata import digest
 from tests.gateway.market import DAY, Market, buy, market, sell
@@ -226,3 +236,14 @@ def test_the_digest_is_what_any_language_computes_from_the_levels():
     bids, asks = [(0, 5), (101, 7), (100, 1)], [(102, 3)]
     assert digest(bids, asks) == zlib.crc32(msgpack.packb([bids, asks]))
     assert digest(bids, asks) != digest(asks, bids)
+
+
+async def test_a_snapshot_shows_the_flags_of_a_token():
+    async with market() as m:
+        await m.exchange.submit(SetTokenStatus("CONT", supervision=True, termination=True))
+        await m.exchange.submit(SetWindow("CONT", WindowKind.RECORD_DATE, DAY, DAY))
+        m.clock.machine_ns += 10**9
+        await m.until(lambda: m.bus.retained["CONT"].in_window)
+        shown = m.bus.retained["CONT"]
+
+        assert (shown.supervision, shown.termination, shown.set_aside) == (True, True, False)
