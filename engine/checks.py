@@ -7,8 +7,10 @@ The order of checks is fixed, and the first that fails names the refusal (market
 3. what the instrument offers: type, validity, options, market orders;
 4. account; quantity and lot; price, tick, daily limits, and what can be counted at all;
 5. what goes with what in a rare order, and what it would meet in the book: post-only, own orders;
-6. where a member or a book has guards (``engine/protection.py``): the kill switch; value cap, quantity cap; share of
-   the units outstanding, first what is too much, then what has to be confirmed; price collar; open orders; messages.
+6. where a member or a book has guards, and only there: the holder (``engine/eligibility.py``); the kill switch; value
+   cap, quantity cap; share of the units outstanding, first what is too much, then what has to be confirmed; price
+   collar; open orders; messages (all ``engine/protection.py``); last what it has to be covered by
+   (``engine/funding.py``).
 
 An amend goes the same way from 2 on, as far as it changes anything; 6 only where it makes an order larger or moves it.
 Here is what each check asks, and the words it refuses with: what was expected, what came, where.

@@ -451,13 +451,8 @@ class Engine(Quoting):
         if refusal is None and instrument is not None and (member.guards or instrument.guards):
             if instrument.guards & RESTRICTED:
                 refusal = self._check_holder(instrument, member.name, command.account, command.side, command.quantity)
-            if refusal is None and instrument.guards & FUNDED:
-                limit = 0 if command.time_in_force == TimeInForce.FUNARI else command.price
-                refusal = self._funding.check(
-                    instrument, member.name, command.account, command.side, limit, command.quantity
-                )
             if refusal is None:
-                refusal = self._guard(
+                refusal = self._check_limits(
                     member,
                     instrument,
                     command.client_order_id,
@@ -469,6 +464,13 @@ class Engine(Quoting):
                     True,
                     events,
                 )
+            if refusal is None and instrument.guards & FUNDED:
+                limit = 0 if command.time_in_force == TimeInForce.FUNARI else command.price
+                refusal = self._funding.check(
+                    instrument, member.name, command.account, command.side, limit, command.quantity
+                )
+            if refusal is None:
+                self._pass_limits(member, instrument, command.client_order_id, command.quantity, events)
         if refusal is not None or instrument is None:
             assert refusal is not None
             code = instrument.code if instrument is not None else ""
@@ -722,10 +724,8 @@ class Engine(Quoting):
                         refusal = self._check_holder(
                             instrument, member.name, table.account[order], table.side(order), quantity - filled, order
                         )
-                if refusal is None and instrument.guards & FUNDED:
-                    refusal = self._funding.check_amend(order, instrument, price, quantity - filled)
                 if refusal is None:
-                    refusal = self._guard(
+                    refusal = self._check_limits(
                         member,
                         instrument,
                         command.request_id,
@@ -737,6 +737,10 @@ class Engine(Quoting):
                         False,
                         events,
                     )
+                if refusal is None and instrument.guards & FUNDED:
+                    refusal = self._funding.check_amend(order, instrument, price, quantity - filled)
+                if refusal is None:
+                    self._pass_limits(member, instrument, command.request_id, quantity, events)
         if ends:
             self._release(order, events)
             event = self._cancelled(order, CancelReason.REPLACED, command.request_id, False)

@@ -46,9 +46,9 @@ _MILLISECOND_NS: Final = 1_000_000
 class _Interval:
     """How many messages of one member a limit has let through in its latest interval."""
 
-    def __init__(self) -> None:
-        self.number: int = -1  #: of the interval since the epoch
-        self.count: int = 0
+    def __init__(self, number: int, count: int) -> None:
+        self.number: Final = number  #: of the interval since the epoch
+        self.count: Final = count
 
 
 class Protection(Trading):
@@ -97,7 +97,7 @@ class Protection(Trading):
 
     # --- new orders and amends ---------------------------------------------------------------------------------------
 
-    def _guard(
+    def _check_limits(
         self,
         member: Member,
         instrument: Instrument,
@@ -110,15 +110,15 @@ class Protection(Trading):
         is_new: bool,
         events: list[Event],
     ) -> Refusal | None:
-        """The last check of an order, or of an amend that makes one larger or moves it (order: ``engine/checks.py``).
+        """Kill switch and limits, of an order or of an amend that makes one larger or moves it, in their order.
 
-        Counts it as a message of its member if it passes.
+        See ``engine/checks.py``. The operator is told of a large order that nobody has confirmed.
         """
         pairs = self._pairs(member.name, instrument.code)
         for pair in pairs:
             if pair in self._killed:
                 return _killed(pair)
-        limits = [self._limits[pair] for pair in pairs if pair in self._limits]
+        limits = self._limits_of(pairs)
         value = _value(instrument, side, quantity, price, stop_price)
         for limit in limits:
             if limit.value_max and (value > limit.value_max or value == 0):
@@ -131,44 +131,45 @@ class Protection(Trading):
                 return Refusal(Reason.QUANTITY_CAP, f"{text} - at `$.quantity`")
         units = instrument.units_outstanding
         for limit in limits:
-            if limit.share_max and quantity * _BASIS_POINTS > units * limit.share_max > 0:
+            if _is_share(quantity, units, limit.share_max):
                 text = f"Expected at most {_percent(limit.share_max)} of the {units} units of {instrument.code}"
                 return Refusal(Reason.SHARE_CAP, f"{text}{_whose(limit)}, got {quantity} - at `$.quantity`")
-        large = False
         for limit in limits:
-            if limit.share_alert and quantity * _BASIS_POINTS > units * limit.share_alert > 0:
-                large = True
-                if not confirmed:
-                    events.append(self._large(member, instrument, request_id, quantity, False))
-                    text = f"Expected more than {_percent(limit.share_alert)} of the {units} units of {instrument.code}"
-                    text = f"{text}{_whose(limit)} to be confirmed, got {quantity} without: send it under a new id with"
-                    return Refusal(Reason.NEEDS_CONFIRMATION, f"{text} confirmed set - at `$.confirmed`")
+            if not confirmed and _is_share(quantity, units, limit.share_alert):
+                events.append(LargeOrderAlerted(member.name, request_id, instrument.code, quantity, units, False))
+                text = f"Expected more than {_percent(limit.share_alert)} of the {units} units of {instrument.code}"
+                text = f"{text}{_whose(limit)} to be confirmed, got {quantity} without: send it under a new id with"
+                return Refusal(Reason.NEEDS_CONFIRMATION, f"{text} confirmed set - at `$.confirmed`")
         last = instrument.reference
         for limit in limits:
             if limit.collar and price and last and abs(price - last) * _BASIS_POINTS > last * limit.collar:
                 text = f"Expected a price within {_percent(limit.collar)} of the last price {last}{_whose(limit)}"
                 return Refusal(Reason.PRICE_COLLAR, f"{text}, got {price} - at `$.price`")
-        if is_new:
-            for limit in limits:
-                if limit.open_orders_max and self._has_open(member, limit):
-                    text = f"Expected at most {limit.open_orders_max} open orders{_whose(limit)}, got one more"
-                    return Refusal(Reason.TOO_MANY_ORDERS, text)
-        counting = [limit for limit in limits if limit.messages_max]
-        for limit in counting:
-            if self._interval(member, limit).count >= limit.messages_max:
+        for limit in limits:
+            if is_new and limit.open_orders_max and self._has_open(member, limit):
+                text = f"Expected at most {limit.open_orders_max} open orders{_whose(limit)}, got one more"
+                return Refusal(Reason.TOO_MANY_ORDERS, text)
+        for limit in limits:
+            if limit.messages_max and self._passed(member, limit) >= limit.messages_max:
                 text = f"Expected at most {limit.messages_max} orders and amends in {limit.interval_ms} ms"
                 return Refusal(Reason.TOO_MANY_MESSAGES, f"{text}{_whose(limit)}, got one more")
-        for limit in counting:
-            self._interval(member, limit).count += 1
-        if large:
-            events.append(self._large(member, instrument, request_id, quantity, True))
         return None
 
-    def _large(
-        self, member: Member, instrument: Instrument, request_id: str, quantity: int, confirmed: bool
-    ) -> LargeOrderAlerted:
-        units = instrument.units_outstanding
-        return LargeOrderAlerted(member.name, request_id, instrument.code, quantity, units, confirmed)
+    def _pass_limits(
+        self, member: Member, instrument: Instrument, request_id: str, quantity: int, events: list[Event]
+    ) -> None:
+        """An order or amend has passed every check: it counts as a message, and a large one is told to the operator."""
+        large = False
+        for limit in self._limits_of(self._pairs(member.name, instrument.code)):
+            if limit.messages_max:
+                self._count(member, limit)
+            large = large or _is_share(quantity, instrument.units_outstanding, limit.share_alert)
+        if large:
+            units = instrument.units_outstanding
+            events.append(LargeOrderAlerted(member.name, request_id, instrument.code, quantity, units, True))
+
+    def _limits_of(self, pairs: list[tuple[str, str]]) -> list[SetRiskLimits]:
+        return [self._limits[pair] for pair in pairs if pair in self._limits]
 
     def _has_open(self, member: Member, limit: SetRiskLimits) -> bool:
         """Whether a member has all the open orders that a limit allows. Walks through them only where it may."""
@@ -180,17 +181,21 @@ class Protection(Trading):
         index = self._by_code[limit.instrument].index
         return sum([self._orders.instrument(order) == index for order in orders]) >= limit.open_orders_max
 
-    def _interval(self, member: Member, limit: SetRiskLimits) -> _Interval:
-        """What a limit has counted of a member in the interval of this command's stamp."""
+    def _passed(self, member: Member, limit: SetRiskLimits) -> int:
+        """How many messages of a member a limit has let through in the interval of this command's stamp."""
+        interval = self._intervals.get((member.name, limit.participant, limit.instrument))
+        if interval is None or interval.number != self._interval_of(limit):
+            return 0
+        return interval.count
+
+    def _count(self, member: Member, limit: SetRiskLimits) -> None:
+        """One more."""
+        count = self._passed(member, limit) + 1
         key = (member.name, limit.participant, limit.instrument)
-        interval = self._intervals.get(key)
-        if interval is None:
-            interval = self._intervals[key] = _Interval()
-        now = self.time_ns // (limit.interval_ms * _MILLISECOND_NS)
-        if interval.number != now:
-            interval.number = now
-            interval.count = 0
-        return interval
+        self._intervals[key] = _Interval(self._interval_of(limit), count)
+
+    def _interval_of(self, limit: SetRiskLimits) -> int:
+        return self.time_ns // (limit.interval_ms * _MILLISECOND_NS)
 
     def _set_risk_limits(self, command: SetRiskLimits, events: list[Event]) -> Refusal | None:
         refusal = self._check_pair(command.participant, command.instrument)
@@ -403,6 +408,11 @@ def _value(instrument: Instrument, side: int, quantity: int, price: int, stop_pr
         worst = price if side == Side.BUY else max(price, last)
     unit: int = 10**instrument.price_decimals
     return -(-worst * quantity // unit)
+
+
+def _is_share(quantity: int, units: int, basis_points: int) -> bool:
+    """Whether it is more than that share of all units. Never where nobody has said how many there are, or a share."""
+    return quantity * _BASIS_POINTS > units * basis_points > 0
 
 
 def _percent(basis_points: int) -> str:

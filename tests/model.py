@@ -393,8 +393,7 @@ class Model:
                 need(resting and resting[0].price, Reason.NO_OPPOSITE_LIMIT)
             self.check_counterparties(order, order.price, order.open)
         self.check_holder(order, order.open)
-        self.check_funds(order, order.price, order.open)
-        alerts = self.guard(order, order.id, order.total, order.price, new.confirmed, True)
+        alerts = self.guard(order, order.id, order.total, order.price, order.open, new.confirmed, True)
         order.asked = self.sequence
         self.orders.append(order)
         answer = Accepted(
@@ -413,8 +412,10 @@ class Model:
         )
         return answer, [*alerts, answer, *([] if waiting else self.enter(order))]
 
-    def guard(self, order: Order, name: str, quantity: int, price: int, confirmed: bool, new: bool) -> list[Event]:
-        """Kill switch and pre-trade limits: market-rules 7, in the order of its table."""
+    def guard(
+        self, order: Order, name: str, quantity: int, price: int, to_open: int, confirmed: bool, new: bool
+    ) -> list[Event]:
+        """Kill switch, pre-trade limits, funds: market-rules 7, in the order of its table."""
         book, member = order.book, order.member
         pairs = [(member, book.code), (member, ""), ("", book.code), ("", "")]
         need(not self.killed.intersection(pairs), Reason.KILLED)
@@ -449,6 +450,7 @@ class Model:
         ]
         for one, message in zip([one for one in limits if one.messages_max], passes, strict=True):
             need(self.passed.count(message) < one.messages_max, Reason.TOO_MANY_MESSAGES)
+        self.check_funds(order, price, to_open)
         self.passed += passes
         return [alert] if large else []
 
@@ -686,14 +688,13 @@ class Model:
         if not ends and (price != order.price or total > order.total):
             self.check_open_to(book, member)
             self.check_holder(order, total - filled)
-            self.check_funds(order, price, total - filled)
         if ends:
             shown = self.show_whole(order)
             answer: Event = self.withdraw(order, CancelReason.REPLACED, amend.request_id)
             return answer, [*shown, answer]
         alerts: list[Event] = []
         if price != order.price or total > order.total:
-            alerts = self.guard(order, amend.request_id, total, price, amend.confirmed, False)
+            alerts = self.guard(order, amend.request_id, total, price, total - filled, amend.confirmed, False)
         keeps = price == order.price and (total < order.total or bool(book.rules.get("qty_up_keeps_priority")))
         visible = order.open - order.hidden
         shown = self.show_whole(order)

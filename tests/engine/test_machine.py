@@ -701,7 +701,7 @@ def _a_fresh_peak_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _every_order_passes_the_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Engine, "_guard", lambda *args: None)
+    monkeypatch.setattr(Engine, "_check_limits", lambda *args: None)
 
 
 def _no_price_is_outside_the_band(monkeypatch: pytest.MonkeyPatch) -> None:

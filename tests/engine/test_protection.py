@@ -285,6 +285,19 @@ def test_messages_over_the_rate_are_refused_until_the_next_interval_and_cancels_
     assert isinstance(send(10 * SECOND + SECOND // 2, "4"), Accepted)
 
 
+def test_a_refused_order_is_no_message_of_the_interval() -> None:
+    market = limited(messages_max=1, interval_ms=10**6, quantity_max=10)
+
+    assert refusal(market.buy(11, 100)).reason == Reason.QUANTITY_CAP
+    assert refusal(market.buy(7, 100, time_in_force=TimeInForce.IOC)).reason == Reason.NOT_OFFERED
+    assert only(market.buy(1, 100), Accepted)
+    before = market.engine._protection_digests()
+    assert refusal(market.buy(1, 100)).reason == Reason.TOO_MANY_MESSAGES
+    assert market.engine._protection_digests() == before
+    market.engine.apply(NewOrder("later", CODE, Side.BUY, 11, 100), "alpha", 10**15)
+    assert market.engine._protection_digests() == before
+
+
 def test_an_amend_passes_the_limits_unless_it_only_reduces() -> None:
     market = limited(quantity_max=10, value_max=2_000, collar=1_000, messages_max=3, interval_ms=10**6)
     market.buy(10, 100, id="a")
