@@ -927,6 +927,11 @@ class Client:
 
     def _on_status(self, status: Status) -> None:
         before, self.status = self.status, status
+        if before is not None and before.market and status.market and before.market != status.market:
+            raise AnotherMarket(
+                f"The exchange at this broker says that it is {status.market}, before it was {before.market}: two "
+                "markets cannot share a broker's topics"
+            )
         if status.state == "down":
             # What is sent now piles up at the broker, or is lost there. The question is asked now and then all the
             # same: a status can be late.

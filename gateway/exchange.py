@@ -175,6 +175,7 @@ class Exchange:
             clock,
             snapshot_ms=config.market_data.snapshot_ms,
             digest_every=config.market_data.digest_every,
+            market=config.market,
         )
         self._share = Share(
             commands=limits.waiting_commands,
@@ -626,7 +627,11 @@ class Exchange:
             self.bus.publish(instrument, kind, payload, retain=retain)
 
     def _announce(self, state: Literal["up", "down"]) -> None:
-        self.bus.announce(_encode(Status(state, self.engine.sequence, self.engine.time_ns, self.engine.date)))
+        self.bus.announce(
+            _encode(
+                Status(state, self.engine.sequence, self.engine.time_ns, self.engine.date, market=self.config.market)
+            )
+        )
 
     def _tell_open_orders(self, participant: str, message_id: str, address: str) -> None:
         orders = [

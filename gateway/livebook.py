@@ -49,6 +49,7 @@ class LiveBook:
         self.time_ns = 0
         self.bids: dict[int, int] = {}
         self.asks: dict[int, int] = {}
+        self.market = ""  #: whose instrument it is
         self.phase = ""
         self.suspended = False
         self.trading_date = 0
@@ -221,6 +222,7 @@ class LiveBook:
 
 
 _COPIED: Final = (
+    "market",
     "phase",
     "suspended",
     "trading_date",

@@ -145,11 +145,14 @@ class _Book:
 class MarketDataBook:
     """All instruments' public data. Tell it every event, flush after each batch."""
 
-    def __init__(self, engine: Engine, clock: Clock, *, snapshot_ms: int = 250, digest_every: int = 64) -> None:
+    def __init__(
+        self, engine: Engine, clock: Clock, *, snapshot_ms: int = 250, digest_every: int = 64, market: str = ""
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._snapshot_ns = snapshot_ms * 1_000_000
         self._digest_every = digest_every
+        self._market = market
         self._books: dict[str, _Book] = {}
         self._touched: dict[str, _Book] = {}
         #: What of a member's command also moves the exchange's clock; whoever has passed it on clears it.
@@ -363,5 +366,6 @@ class MarketDataBook:
             bids=bids,
             asks=asks,
             digest=digest(bids, asks),
+            market=self._market,
         )
         return Message(code, "snapshot", _encode(message), retain=True)

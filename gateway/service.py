@@ -175,7 +175,7 @@ async def serve(directory: Path, config: Config, *, say: Say, until_done: bool =
         bus = MqttBus(
             address,
             session=_session(config, address),
-            will=msgspec.msgpack.encode(Status("down")),
+            will=msgspec.msgpack.encode(Status("down", market=config.market)),
             protocol=config.broker.protocol,
             ca_file=config.broker.ca_file,
             alarm_bytes=config.broker.alarm_bytes,

@@ -385,6 +385,7 @@ class Snapshot(Struct, gc=False, tag_field="kind", tag="snapshot"):
     in_window: bool = False  #: a record date, a distribution or a freeze: it takes no orders
     set_aside: bool = False  #: out of the market until its book is made anew
     v: Literal[1] = 1
+    market: str = ""  #: whose it is, where several markets share a broker
 
 
 MarketData = Indicative | AuctionResult | Trades | Depth | PhaseMessage | TradeBust | QuoteMessage | Snapshot
@@ -488,3 +489,4 @@ class Status(Struct, gc=False, tag_field="kind", tag="status"):
     time_ns: int = 0
     trading_date: int = 0
     v: Literal[1] = 1
+    market: str = ""  #: whose it is, where several markets share a broker
