@@ -45,6 +45,7 @@ from engine.events import (
     Event,
     InstrumentListed,
     PhaseChanged,
+    TradeBusted,
     Traded,
 )
 from engine.faults import EngineFault, InvariantBroken
@@ -64,6 +65,10 @@ COLUMNS: Final[dict[str, dict[str, type]]] = {
         "trade_id": int, "sequence": int, "time_ns": int, "date": int, "instrument": str, "price": int,
         "quantity": int, "maker": str, "buyer": str, "buy_order_id": int, "seller": str, "sell_order_id": int,
         "settlement_date": int,
+    },
+    "busts": {
+        "trade_id": int, "sequence": int, "time_ns": int, "date": int, "instrument": str, "price": int,
+        "quantity": int,
     },
     "orders": {
         "order_id": int, "participant": str, "client_order_id": str, "account": str, "instrument": str, "side": str,
@@ -254,6 +259,11 @@ class Exporter:
                 values = (event.price, event.volume, event.surplus, event.trades)
                 self.tables["auctions"].add(
                     *(sequence, time_ns, self._date, event.instrument, Phase(event.phase).label), *values
+                )
+            elif isinstance(event, TradeBusted):
+                self.tables["busts"].add(
+                    *(event.trade_id, sequence, time_ns, event.trade_date, event.instrument),
+                    *(event.price, event.quantity),
                 )
             elif isinstance(event, DayStarted):
                 self._date = event.date
