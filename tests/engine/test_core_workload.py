@@ -19,17 +19,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.parametrize("mode", workload.MODES)
 @pytest.mark.parametrize("name", ["steady", "deep", "sweep", "multi"])
 def test_every_workload_gives_the_trades_that_its_own_file_expects(
-    folder: Path, name: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, name: str, mode: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expected = json.loads((folder / f"{name}.json").read_text())
 
-    assert workload.main([str(folder / f"{name}.bin"), "--json"]) == 0
+    assert workload.main([str(folder / f"{name}.bin"), "--mode", mode, "--json"]) == 0
 
     result = json.loads(capsys.readouterr().out)
     assert result["runs"] >= 5
+    assert result["mode"] == mode
     assert 0 < result["ns_best"] <= result["ns_median"]
+    assert 0 < result["processor_ns_best"] <= result["processor_ns_median"]
     assert result["backend"] in ("interpreted", "compiled")
     for fact in ("ops", "symbols", "trades", "volume", "notional", "resting", "checksum", "checksums"):
         assert result[fact] == expected[fact], fact
