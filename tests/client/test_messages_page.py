@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from engine.commands import AmendOrder, CancelOrder, MassCancel, MemberCommand, NewOrder
-from gateway.bus.messages import Depth, Inbound, MarketData, Outbound, PrivateEvent, Snapshot, Status
+from gateway.bus.messages import Depth, Inbound, MarketData, OrderData, Outbound, PrivateEvent, Snapshot, Status
 from gateway.livebook import LiveBook
 
 PAGE = (Path(__file__).parents[2] / "docs" / "messages.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ EXAMPLES = [
     (kind, json.loads(meaning), bytes.fromhex(re.sub(r"\s", "", code)))
     for meaning, kind, code in re.findall(r"```json\n(.*?)\n```\n```hex (\w+)\n(.*?)```", PAGE, re.DOTALL)
 ]
-TYPES: dict[str, Any] = {"in": Inbound, "out": Outbound, "md": MarketData, "status": Status}
+TYPES: dict[str, Any] = {"in": Inbound, "out": Outbound, "md": MarketData, "order": OrderData, "status": Status}
 
 
 def name_of(example: object) -> str:
@@ -40,7 +40,7 @@ def test_an_example_means_what_it_says_and_is_what_the_code_writes(kind: str, me
 
 
 def test_every_block_of_bytes_is_an_example() -> None:
-    assert len(EXAMPLES) == PAGE.count("```hex ") == 18
+    assert len(EXAMPLES) == PAGE.count("```hex ") == 21
     assert {message.get("kind") for kind, message, _ in EXAMPLES if kind == "md"} == {
         cls.__struct_config__.tag for cls in MarketData.__args__
     }

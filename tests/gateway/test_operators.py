@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -20,7 +23,14 @@ from engine.commands import (
     SuspendInstrument,
     TickRow,
 )
-from engine.events import OperatorActed, OperatorRefused, OperatorRequested, ReferencePriceSet, TradingStateChanged
+from engine.events import (
+    OperatorActed,
+    OperatorDeclined,
+    OperatorRefused,
+    OperatorRequested,
+    ReferencePriceSet,
+    TradingStateChanged,
+)
 from engine.log import LogReader, MemoryStorage
 from engine.types import Reason
 from gateway.bus import topics
@@ -31,6 +41,7 @@ from gateway.bus.messages import (
     Hello,
     MessageError,
     OperatorInbound,
+    OperatorOutbound,
     RequestCommand,
     WaitingRequests,
 )
@@ -297,3 +308,20 @@ def test_logins_that_cannot_be_are_refused_at_the_start(text: str, place: str):
 def test_what_the_log_holds_is_what_the_wire_could_carry():
     for command in (OperatorRequest("olga", "r", PRICE, 5), OperatorConfirm("omar", "c", "olga", "r")):
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(command), type=Command) == command
+
+
+def test_the_messages_of_the_page_are_messages():
+    page = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)\n```", page, re.DOTALL)]
+    assert len(examples) == 6
+    for example in examples:
+        kind: Any = OperatorOutbound if "kind" in example else OperatorInbound
+        message = msgspec.msgpack.decode(msgspec.msgpack.encode(example), type=kind)
+        said = msgspec.msgpack.decode(msgspec.msgpack.encode(message))
+        assert said == example
+    for event in (OperatorRequested, OperatorActed, OperatorRefused, OperatorDeclined):
+        row = re.search(rf"^\| `{event.__struct_config__.tag}` \| (.*) \|$", page, re.MULTILINE)
+        assert row is not None
+        assert re.findall("|".join(event.__struct_fields__), re.sub(r"\(.*?\)|;.*", "", row[1])) == list(
+            event.__struct_fields__
+        )
