@@ -593,7 +593,7 @@ class Engine(Quoting):
             if command.order_type == OrderType.IMBALANCE_ONLY:
                 return None  # it never gets there
         mode = command.self_trade or instrument.rules.self_trade
-        if command.special or mode == SELF_TRADE_REJECT:
+        if (command.special or mode == SELF_TRADE_REJECT) and rules.waits & validity == 0:
             if command.order_type == OrderType.MARKET_TO_LIMIT:
                 refusal = self._check_market_to_limit(instrument, command.side)
                 if refusal is not None:

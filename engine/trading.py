@@ -811,6 +811,7 @@ class Trading:
             price = table.price[order]
             if table.validity(order) == TimeInForce.FUNARI:
                 frozen.take_off(price, order, table.open[order])
+                plan.turned[order] = True
                 price = 0
             frozen.join(table.side(order), price, order, table.open[order])
         groups: dict[int, int] | None = None
@@ -1039,11 +1040,14 @@ class Trading:
         )
 
     def _alike(self, plan: auction.Plan, side: int) -> int:
-        """How many of a side's prices make one group: all that can trade, where the result says so."""
+        """How many of a side's prices make one group: all that can trade, where the result says so.
+
+        Imbalance-only orders come behind them as ever.
+        """
         if not plan.result.sharing:
             return 0
         price = plan.result.price
-        count = 1
+        count = 0 if plan.added and self._orders.side(plan.added[0][0]) == side else 1
         for level in (plan.bids if side == BUY else plan.asks).prices[1:]:
             if level >= price if side == BUY else level <= price:
                 count += 1
@@ -1122,11 +1126,11 @@ class Trading:
 
     def _taking_part(self, plan: auction.Plan, order: int) -> int:
         frozen = plan.bids if self._orders.side(order) == BUY else plan.asks
-        return frozen.amount(self._orders.price[order], order)
+        return frozen.amount(0 if order in plan.turned else self._orders.price[order], order)
 
     def _take_off(self, plan: auction.Plan, cut: auction.Cut, order: int, quantity: int) -> None:
         frozen = plan.bids if self._orders.side(order) == BUY else plan.asks
-        frozen.take_off(self._orders.price[order], order, quantity)
+        frozen.take_off(0 if order in plan.turned else self._orders.price[order], order, quantity)
         cut.taken.append((order, quantity))
 
     def _cut(self, instrument: Instrument, cut: auction.Cut, events: list[Event]) -> None:

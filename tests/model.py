@@ -4,7 +4,8 @@ It is the oracle of ``tests/engine/test_machine.py``. It shares the words with t
 not one line of its logic: no linked queues, no ladders, no walk over stretches of prices. Where the engine is quick,
 the model looks at everything again. Refusals carry no text here; what a text says is the engine's own business.
 
-Covered: the profiles START and CONTINUOUS with all their orders; everything else is refused as not offered.
+Covered: the profiles START, N_CALLS, TSE_HYBRID (``model_quotes.py``) and CONTINUOUS with all their orders; everything
+else is refused as not offered.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from engine.commands import (
     MassCancel,
     NewOrder,
     PermitMember,
+    RenewQuote,
     Restore,
     ResumeInstrument,
     SetCalendar,
@@ -36,6 +38,7 @@ from engine.commands import (
     SetHolder,
     SetLimitTable,
     SetPhase,
+    SetQuoteTable,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
@@ -54,7 +57,6 @@ from engine.events import (
     CancelFrozen,
     Cancelled,
     ConnectionLost,
-    DayLimitsSet,
     DayStarted,
     DisplayChanged,
     EligibilitySet,
@@ -93,13 +95,15 @@ from engine.types import (
     Side,
     TimeInForce,
 )
+from tests.model_quotes import Quote, Quotes
 
 BUY, SELL = Side.BUY, Side.SELL
 DAY, IOC, FOK, GTC = TimeInForce.DAY, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTC
 GTD = TimeInForce.GTD
 LIMIT, MARKET, MARKET_TO_LIMIT = OrderType.LIMIT, OrderType.MARKET, OrderType.MARKET_TO_LIMIT
 STOP, STOP_LIMIT = OrderType.STOP, OrderType.STOP_LIMIT
-ON_OPEN, ON_CLOSE = TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE
+ON_OPEN, ON_CLOSE, FUNARI = TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE, TimeInForce.FUNARI
+IMBALANCE_ONLY = OrderType.IMBALANCE_ONLY
 
 
 class Rule(NamedTuple):
@@ -133,24 +137,65 @@ PHASES = {
         Phase.CALL: Rule((Phase.CALL_AUCTION, Phase.CLOSED), (DAY, GTC, GTD), **COLLECTING),
         Phase.CALL_AUCTION: Rule((Phase.CONTINUOUS, Phase.CALL, Phase.CLOSED)),
     },
+    "TSE_HYBRID": {
+        Phase.CLOSED: Rule((Phase.PRE_OPEN,)),
+        Phase.PRE_OPEN: Rule((Phase.OPENING_AUCTION,), (DAY, ON_OPEN, ON_CLOSE, FUNARI), **COLLECTING),
+        Phase.OPENING_AUCTION: Rule((Phase.CONTINUOUS, Phase.CALL)),
+        Phase.CONTINUOUS: Rule(
+            (Phase.PRE_CLOSE, Phase.CLOSING_AUCTION, Phase.CALL),
+            (DAY, IOC, ON_CLOSE, FUNARI),
+            amend=True,
+            cancel=True,
+        ),
+        Phase.PRE_CLOSE: Rule((Phase.CLOSING_AUCTION, Phase.CALL), (DAY, ON_CLOSE), **COLLECTING),
+        Phase.CLOSING_AUCTION: Rule((Phase.CLOSED, Phase.BREAK, Phase.CALL)),
+        Phase.BREAK: Rule((Phase.PRE_OPEN, Phase.CALL), cancel=True),
+        Phase.CALL: Rule((Phase.CALL_AUCTION,), (DAY, ON_CLOSE, FUNARI), **COLLECTING),
+        Phase.CALL_AUCTION: Rule((Phase.CONTINUOUS, Phase.BREAK, Phase.CALL, Phase.CLOSED)),
+    },
+    "N_CALLS": {
+        Phase.CLOSED: Rule((Phase.CALL,)),
+        Phase.CALL: Rule((Phase.CALL_AUCTION,), (DAY,), **COLLECTING),
+        Phase.CALL_AUCTION: Rule((Phase.CALL, Phase.BREAK, Phase.CLOSED)),
+        Phase.BREAK: Rule((Phase.CALL, Phase.CLOSED), cancel=True),
+    },
 }
 NON_CANCEL = (Phase.PRE_OPEN_NCP, Phase.PRE_CLOSE_NCP)
 AUCTIONS = (Phase.OPENING_AUCTION, Phase.CLOSING_AUCTION, Phase.CALL_AUCTION)
 #: Before the closing call, an on-close order waits outside the book.
-BEFORE_THE_CLOSE = (Phase.PRE_OPEN, Phase.PRE_OPEN_NCP, Phase.OPENING_AUCTION, Phase.BREAK)
+BEFORE_THE_CLOSE = (
+    *(Phase.PRE_OPEN, Phase.PRE_OPEN_NCP, Phase.OPENING_AUCTION, Phase.BREAK),
+    *(Phase.CONTINUOUS, Phase.CALL),  # of the hybrid
+)
 #: Whose orders leave after the auction of a phase, or on entering it when it holds none.
 EXPIRES = {
     Phase.OPENING_AUCTION: (ON_OPEN,),
     Phase.CALL_AUCTION: (ON_OPEN,),
     Phase.PRE_CLOSE: (ON_OPEN,),
-    Phase.CLOSING_AUCTION: (ON_CLOSE,),
-    Phase.CLOSED: (DAY, IOC, FOK, ON_OPEN, ON_CLOSE),
+    Phase.CLOSING_AUCTION: (ON_CLOSE, FUNARI),
+    Phase.CLOSED: (DAY, IOC, FOK, ON_OPEN, ON_CLOSE, FUNARI),
 }
 DEFAULTS: dict[str, dict[str, int | str]] = {
     "START": {"invalid_replace": "keep", "self_trade": "none", "cancel_on_disconnect": 1},
     "CONTINUOUS": {"invalid_replace": "cancel_filled", "self_trade": "cancel_newest", "cancel_on_disconnect": 0},
+    "N_CALLS": {"invalid_replace": "keep", "self_trade": "none", "cancel_on_disconnect": 1},
+    "TSE_HYBRID": {
+        "invalid_replace": "keep",
+        "self_trade": "cancel_newest",
+        "cancel_on_disconnect": 0,
+        "allocation": "SIMULTANEOUS_RR",
+        "reopen_call_seconds": 300,
+        "quote_width_table": "tse",
+        "first_price_limits": "at_limit",
+        "limit_widening": 4,
+    },
 }
-OFFERED = {"START": (LIMIT, MARKET), "CONTINUOUS": (LIMIT, MARKET, MARKET_TO_LIMIT, STOP, STOP_LIMIT)}
+OFFERED = {
+    "START": (LIMIT, MARKET),
+    "N_CALLS": (LIMIT, MARKET),
+    "TSE_HYBRID": (LIMIT, MARKET),
+    "CONTINUOUS": (LIMIT, MARKET, MARKET_TO_LIMIT, STOP, STOP_LIMIT),
+}
 
 
 class Order:
@@ -178,6 +223,7 @@ class Order:
         self.waiting = waiting
         self.gone = False
         self.bound = book.upper  #: what a unit of it can cost at most, where it names no limit
+        self.takes_part = False  #: an imbalance-only order whose auction is the next one
         self.turn = 0  #: place in the queue: less is earlier
         self.asked = 0  #: sequence of the command that gave it its terms
 
@@ -227,6 +273,12 @@ class Book:
         self.holders: dict[tuple[str, str], SetHolder] = {}
         self.windows: dict[tuple[int, int], SetWindow] = {}
         self.began: set[tuple[int, int]] = set()
+        self.limits: list[tuple[int, int]] = []
+        self.widths: list[tuple[int, int]] = []
+        self.quote: Quote | None = None
+        self.run_base = self.run_since = 0
+        self.stuck = self.pressed = 0
+        self.moved = False
 
     def permits(self, member: str) -> bool:
         return self.permitted.get(member, not self.eligibility.members_listed)
@@ -290,7 +342,7 @@ def nearest(rows: list[tuple[int, int]], price: int) -> int:
     return down if down and price - down < up - price else up
 
 
-class Model:
+class Model(Quotes):
     """The market. ``apply`` answers as ``Engine.apply`` does, with empty texts."""
 
     def __init__(self) -> None:
@@ -305,6 +357,8 @@ class Model:
         self.funds: dict[tuple[str, str, str], int] = {}  #: by instrument ("": yen), member, account
         self.references: set[str] = set()
         self.tick_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {"one": [(1, [(0, 1)])]}
+        self.quote_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {}
+        self.on_grid, self.next_valid, self.need = on_grid, next_valid, need
         self.limit_tables: dict[str, list[tuple[int, list[tuple[int, int]]]]] = {}
         self.time_ns = 0
         self.killed: set[tuple[str, str]] = set()
@@ -317,13 +371,15 @@ class Model:
         self.sequence += 1
         self.time_ns = time_ns
         if isinstance(command, NewOrder | CancelOrder | AmendOrder | MassCancel):
-            return self.member_command(command, participant)
-        code = getattr(command, "instrument", "")
-        try:
-            need(not participant, Reason.NOT_PERMITTED)
-            return self.exchange_command(command)
-        except Refused as refused:
-            return [Rejected(participant, "", refused.reason, "", code)]
+            events = self.member_command(command, participant)
+        else:
+            code = getattr(command, "instrument", "")
+            try:
+                need(not participant, Reason.NOT_PERMITTED)
+                events = self.exchange_command(command)
+            except Refused as refused:
+                events = [Rejected(participant, "", refused.reason, "", code)]
+        return [*events, *self.review(events)]
 
     # --- members -----------------------------------------------------------------------------------------------------
 
@@ -369,7 +425,8 @@ class Model:
         need(book.rule.new, Reason.WRONG_PHASE)
         need(not book.suspended or book.rules.get("halt_orders") == "queue", Reason.SUSPENDED)
         self.check_open_to(book, member)
-        need(new.order_type in OFFERED[book.listed.profile], Reason.NOT_OFFERED)
+        offered = (*OFFERED[book.listed.profile], *([IMBALANCE_ONLY] if book.rules.get("imbalance_only") else []))
+        need(new.order_type in offered, Reason.NOT_OFFERED)
         need(new.time_in_force in {v for rule in book.phases.values() for v in rule.new}, Reason.NOT_OFFERED)
         rare = new.display_quantity or new.stop_price or new.minimum_quantity or new.post_only or new.expire_date
         rare = rare or new.self_trade > SelfTrade.NONE
@@ -380,13 +437,22 @@ class Model:
         need(not (book.suspended and new.time_in_force in (IOC, FOK)), Reason.WRONG_PHASE)
         self.check_quantity(book, new.quantity)
         at_once = new.order_type == MARKET and book.trades and not book.rules.get("market_rests")
-        self.check_price(book, new.order_type in (LIMIT, STOP_LIMIT), new.price, new.quantity, at_once)
+        at_once = at_once and not book.widths
+        self.check_price(book, new.order_type in (LIMIT, STOP_LIMIT, IMBALANCE_ONLY), new.price, new.quantity, at_once)
+        if new.time_in_force == FUNARI:
+            self.check_price(book, False, 0, new.quantity)
+            need(new.order_type == LIMIT, Reason.NOT_OFFERED)
+        if new.order_type == IMBALANCE_ONLY:
+            need(not new.display_quantity and new.time_in_force not in (IOC, FOK), Reason.NOT_OFFERED)
         self.check_options(book, new)
         waiting = new.time_in_force == ON_CLOSE and book.phase in BEFORE_THE_CLOSE
+        takes_part = new.order_type == IMBALANCE_ONLY and not waiting
+        waiting = waiting or new.order_type == IMBALANCE_ONLY
         if new.stop_price:
             there = book.reference >= new.stop_price if new.side == BUY else book.reference <= new.stop_price
             waiting = not (there and book.reference and book.trades)
         order = Order(len(self.orders) + 1, member, book, new, waiting)
+        order.takes_part = takes_part
         if book.trades and not waiting:
             if new.order_type == MARKET_TO_LIMIT and book.rules.get("mtl_needs_limit", 1):
                 resting = self.side(book, BUY if new.side == SELL else SELL)
@@ -473,7 +539,7 @@ class Model:
 
     def check_counterparties(self, order: Order, price: int, quantity: int) -> None:
         """What it may not meet in the book, were it there with this price and quantity."""
-        if not order.book.trades:
+        if not order.book.trades or order.book.quote:
             return
         meets = self.counterparties(order, price)
         need(not (order.post_only and meets), Reason.WOULD_TRADE)
@@ -676,6 +742,8 @@ class Model:
                 self.check_quantity(book, total)
                 need(total > filled, Reason.BAD_QUANTITY)
                 self.check_price(book, order.price != 0, price, total)
+                if order.validity == FUNARI:
+                    self.check_price(book, False, 0, total)
                 need((total, price) != (order.total, order.price), Reason.NO_CHANGE)
                 need(not order.display or total <= order.display * 1000, Reason.BAD_QUANTITY)
                 if not order.waiting and (price != order.price or total > order.total):
@@ -767,6 +835,8 @@ class Model:
     def enter(self, order: Order) -> list[Event]:
         """Trade if the book trades; rest."""
         events = self.trade_or_rest(order)
+        if order.book.trades and order.book.last_price:
+            events += self.first_limits(order.book, order.book.last_price)
         while order.book.triggered:
             stop = order.book.triggered.pop(0)
             stop.waiting = False
@@ -782,6 +852,8 @@ class Model:
         wanted = order.open
         if not book.trades and order.validity in (IOC, FOK):  # a stop, triggered before a call opened
             return [self.withdraw(order, CancelReason.REMAINDER)]
+        if book.trades and self.waits_for_price(book):
+            return self.trade_quoted(order)
         if book.trades:
             band = self.band(book)
             around = book.reference
@@ -956,7 +1028,8 @@ class Model:
 
     def changed(self, order: Order, before: int, price_before: int) -> Event:
         name = order.member, order.id, order.number, order.book.code, order.side
-        return Amended(*name, order.total, order.price, order.open, before, price_before, True, "")
+        terms = order.total, order.price, order.open, before, price_before, True, ""
+        return Amended(*name, *terms, waiting=order.waiting)
 
     def displayed(self, order: Order, now: int, before: int) -> Event:
         name = order.member, order.id, order.number, order.book.code, order.side, order.price
@@ -1048,6 +1121,9 @@ class Model:
         def surplus(price: int) -> int:
             return demand(price) - supply(price)
 
+        if self.waits_for_price(book):
+            best, _, _ = self.quoted_price(book)
+            return (best, volume(best), surplus(best)) if best else (0, 0, 0)
         if not buys or not sells:
             return 0, 0, 0
         limits = [order.price for order in buys + sells if order.price]
@@ -1055,7 +1131,7 @@ class Model:
             best = min(max(book.reference, book.lower), book.upper or book.reference) if book.reference else 0
         else:
             best = self.best_price(book, limits, volume, surplus)
-        must_fill = book.rules.get("market_orders_must_all_fill")
+        must_fill = book.rules.get("market_orders_must_all_fill") and not book.widths
         for side in (buys, sells):
             if best and must_fill and volume(best) < sum(order.open for order in side if not order.price):
                 best = 0
@@ -1096,8 +1172,17 @@ class Model:
         """
         queue = self.side(book, side)
         shares: list[tuple[Order, int]] = []
-        for price in dict.fromkeys(order.price for order in queue):
-            group = [(order, order.open) for order in queue if order.price == price]
+        found, sharing, _ = self.quoted_price(book) if volume and self.waits_for_price(book) else (0, "", None)
+        groups = [
+            [(order, order.open) for order in queue if order.price == price]
+            for price in dict.fromkeys(order.price for order in queue)
+        ]
+        if sharing:  # at the edge of the closing range all who can trade are one group, by time of entry
+            can = [o for o in queue if not o.price or (o.price >= found if side == BUY else o.price <= found)]
+            groups = [[(order, order.open) for order in sorted(can, key=lambda order: (order.asked, order.number))]]
+        allocation = sharing or book.rules.get("allocation")
+        for group in groups:
+            price = group[0][0].price
             if peaks:
                 group = []
                 turns = [(order, peaks.get(order.number, order.open), order.open) for order in queue]
@@ -1108,7 +1193,7 @@ class Model:
                     if left > peak:
                         turns.append((order, order.display, left - peak))
             got = [0] * len(group)
-            if book.rules.get("allocation") == "SIMULTANEOUS_RR" and sum(share for _, share in group) > volume:
+            if allocation == "SIMULTANEOUS_RR" and sum(share for _, share in group) > volume:
                 total = {order.member: 0 for order, _ in group}
                 for order, share in group:
                     total[order.member] += share
@@ -1141,8 +1226,17 @@ class Model:
         before += self.cut_self_trades(book, peaks)
         was = {order.number: order.open for order in self.alive(book)}
         price, volume, surplus = self.price(book)
-        buys = self.shares(book, BUY, volume, peaks)
-        sells = self.shares(book, SELL, volume, peaks)
+        sharing = self.quoted_price(book)[1] if self.waits_for_price(book) else ""
+        added = self.imbalance(book, price, surplus, ())
+        more = sum(share for _, share in added)
+        buys = self.shares(book, BUY, volume + (more if surplus > 0 else 0), peaks)
+        sells = self.shares(book, SELL, volume + (more if surplus < 0 else 0), peaks)
+        for order, share in added:
+            (sells if surplus > 0 else buys).append((order, share))
+            name = order.member, order.id, order.number
+            before.append(Activated(*name, book.code, order.side, order.price, share))
+        volume += more
+        surplus -= more if surplus > 0 else -more
         pairs = self.pairs(buys, sells)
         events: list[Event] = [*before, AuctionUncrossed(book.code, book.phase, price, volume, surplus, len(pairs))]
         for (i, j), quantity in pairs.items():
@@ -1172,9 +1266,9 @@ class Model:
                     self.turns += 1
                     order.turn = self.turns
                     events.append(self.changed(order, order.open, 0))
-                elif not book.rules.get("market_rests"):
+                elif not book.rules.get("market_rests") and not self.waits_for_price(book):
                     events.append(self.withdraw(order, CancelReason.REMAINDER))
-        return events
+        return [*events, *self.after_auction(book, price, sharing)]
 
     def pairs(self, buys: list[tuple[Order, int]], sells: list[tuple[Order, int]]) -> dict[tuple[int, int], int]:
         """Who trades with whom, one unit after the other, by the places of the two; nobody with its own group."""
@@ -1256,6 +1350,13 @@ class Model:
             rows = [(row.start, row.tick) for row in command.rows]
             self.tick_tables.setdefault(command.table, []).append((command.effective, rows))
             return [ReferenceDataSet("tick_table", command.table, command.effective)]
+        if isinstance(command, SetQuoteTable):
+            rows = [(row.below, row.width) for row in command.rows]
+            self.quote_tables.setdefault(command.table, []).append((command.effective, rows))
+            return [ReferenceDataSet("quote_table", command.table, command.effective)]
+        if isinstance(command, RenewQuote):
+            need(command.instrument in self.books, Reason.UNKNOWN_INSTRUMENT)
+            return self.renew_quote(self.books[command.instrument])
         if isinstance(command, SetLimitTable):
             rows = [(row.below, row.width) for row in command.rows]
             self.limit_tables.setdefault(command.table, []).append((command.effective, rows))
@@ -1287,7 +1388,7 @@ class Model:
         book.suspended = True
         if book.phase in NON_CANCEL:
             book.dropped = True
-        events: list[Event] = [TradingStateChanged(book.code, True)]
+        events: list[Event] = [TradingStateChanged(book.code, True), *self.drop_quote(book, True)]
         for order in self.alive(book) if book.rules.get("halt_resting") == "purge" else ():
             events += self.leave(order, CancelReason.HALT)
         return events
@@ -1411,7 +1512,7 @@ class Model:
         need(date > self.date, Reason.BAD_TRANSITION)
         need(all(book.phase == Phase.CLOSED for book in self.books.values()), Reason.BAD_TRANSITION)
         need(self.is_business_day(date), Reason.DATE_OUTSIDE_CALENDAR)
-        for tables in (self.tick_tables, self.limit_tables):
+        for tables in (self.tick_tables, self.limit_tables, self.quote_tables):
             for name, versions in tables.items():  # what had no date has one now
                 tables[name] = [(effective or date, rows) for effective, rows in versions]
         self.date = date
@@ -1420,14 +1521,13 @@ class Model:
             book.day = date
             book.settlement_date = self.settlement_date(date, book.listed.settlement_days)
             book.ticks = self.table(self.tick_tables[book.listed.tick_table])
-            book.reference = book.base = nearest(book.ticks, book.reference)
-            book.lower = book.upper = 0
-            if book.base and book.listed.limit_table != "none":
-                widths = self.table(self.limit_tables[book.listed.limit_table])
-                width = next(width for below, width in widths if below == 0 or book.base < below)
-                book.lower = next_valid(book.ticks, max(book.base - width, 1), 1)
-                book.upper = next_valid(book.ticks, book.base + width, -1)
-            events.append(DayLimitsSet(book.code, book.base, book.lower, book.upper))
+            book.reference = nearest(book.ticks, book.reference)
+            limit_table, quote_table = book.listed.limit_table, str(book.rules.get("quote_width_table", "none"))
+            book.limits = self.table(self.limit_tables[limit_table]) if limit_table != "none" else []
+            book.widths = self.table(self.quote_tables[quote_table]) if quote_table != "none" else []
+            book.run_base = book.pressed = 0
+            book.moved = False
+            events += self.set_limits(book, book.reference)
             for order in self.alive(book):
                 beyond = order.price < book.lower or (book.upper and order.price > book.upper)
                 off = order.price and (beyond or not on_grid(book.ticks, order.price))
@@ -1470,8 +1570,9 @@ class Model:
     def set_phase(self, book: Book, phase: Phase, until_ns: int) -> list[Event]:
         need(self.date and book.day == self.date, Reason.NO_DAY)
         need(phase in book.rule.following, Reason.BAD_TRANSITION)
-        need(phase != Phase.CONTINUOUS or not self.crossed(book), Reason.BAD_TRANSITION)
-        events: list[Event] = [PhaseChanged(book.code, phase, book.phase)]
+        need(phase != Phase.CONTINUOUS or book.quote or not self.crossed(book), Reason.BAD_TRANSITION)
+        events: list[Event] = self.drop_quote(book, True) if phase != Phase.CONTINUOUS else []
+        events.append(PhaseChanged(book.code, phase, book.phase))
         book.phase = phase
         book.until_ns = until_ns
         if until_ns:
@@ -1486,23 +1587,26 @@ class Model:
         else:
             book.dropped = book.suspended and phase in NON_CANCEL
         held = phase in AUCTIONS and not book.dropped and not book.in_window
+        hybrid = book.listed.profile == "TSE_HYBRID"
+        leaving = () if hybrid and phase == Phase.PRE_CLOSE else EXPIRES.get(phase, ())
         if held:
+            if hybrid and phase == Phase.CLOSING_AUCTION:
+                events += self.join(book)
             events += self.uncross(book)
-        if held or phase not in AUCTIONS:
+        if phase == Phase.CLOSED:
+            self.close_day(book)
+        if book.quote:
+            if phase in AUCTIONS:
+                book.quote.expires = leaving
+        elif held or phase not in AUCTIONS:
             for order in self.alive(book):
                 ends = phase == Phase.CLOSED and (
                     (not order.price and not order.waiting) or (order.last_day and order.last_day <= self.date)
                 )
-                if order.validity in EXPIRES.get(phase, ()) or ends:
+                if order.validity in leaving or ends:
                     events += self.leave(order, CancelReason.EXPIRED)
         if phase == Phase.PRE_CLOSE:
-            waiting = [order for order in self.alive(book) if order.waiting and order.validity == ON_CLOSE]
-            for order in sorted(waiting, key=lambda order: (order.asked, order.number)):
-                order.waiting = False
-                self.turns += 1
-                order.turn = self.turns
-                name = order.member, order.id, order.number
-                events.append(Activated(*name, book.code, order.side, order.price, order.open))
+            events += self.join(book)
         events += self.sweep(book)
         events += self.wake_stops(book)
         if book.rule.cancel:
@@ -1511,6 +1615,25 @@ class Model:
                     reason = CancelReason.MASS_CANCEL if mass.request_id else CancelReason.DISCONNECT
                     events += self.leave(order, reason, mass.request_id)
             book.mass_cancels = []
+        return events
+
+    def join(self, book: Book) -> list[Event]:
+        """On-close orders come into the book; funari orders give up their limits."""
+        events: list[Event] = []
+        for order in sorted(self.alive(book), key=lambda order: (order.asked, order.number)):
+            if order.type == IMBALANCE_ONLY:
+                order.takes_part = order.takes_part or order.validity == ON_CLOSE
+            elif order.validity == ON_CLOSE and order.waiting:
+                order.waiting = False
+                self.turns += 1
+                order.turn = self.turns
+                name = order.member, order.id, order.number
+                events.append(Activated(*name, book.code, order.side, order.price, order.open))
+            elif order.validity == FUNARI and order.price:
+                before, order.price = order.price, 0
+                self.turns += 1
+                order.turn = self.turns
+                events.append(self.changed(order, order.open, before))
         return events
 
     def crossed(self, book: Book) -> bool:
@@ -1545,7 +1668,11 @@ class Model:
 
     def indicative(self, code: str) -> tuple[int, int, int]:
         book = self.books[code]
-        return self.price(book) if book.rule.indicative else (0, 0, 0)
+        if not book.rule.indicative:
+            return 0, 0, 0
+        price, volume, surplus = self.price(book)
+        more = sum(share for _, share in self.imbalance(book, price, surplus, ()))
+        return price, volume + more, surplus - more if surplus > 0 else surplus + more
 
     def open_orders(self, member: str) -> Iterable[Order]:
         return [order for order in self.orders if order.member == member and order.alive]

@@ -259,6 +259,10 @@ def fills(
     has and what each further one has. Such an order may stand in ``orders`` several times. ``alike`` is how many of the
     first prices make one group, by time of entry, market orders among them; 0: the usual order.
     """
+    quantities: list[int] = []
+    participants: list[int] = []
+    group_sizes: list[int] = []
+    reached = 0
     if alike:
         entered: list[tuple[int, int, int]] = []
         for place in range(alike):
@@ -266,13 +270,11 @@ def fills(
                 entered.append((table.priority[order], order, frozen.amounts[place][i]))
         entered.sort()
         orders.extend([order for _, order, _ in entered])
-        members = [table.participant(order) for order in orders]
-        return allocate(volume, [amount for _, _, amount in entered], allocation, members, [len(orders)], lot)
-    quantities: list[int] = []
-    participants: list[int] = []
-    group_sizes: list[int] = []
-    reached = 0
-    for place in range(len(frozen.prices)):
+        quantities.extend([amount for _, _, amount in entered])
+        participants.extend([table.participant(order) for order in orders])
+        group_sizes.append(len(orders))
+        reached = sum(quantities)
+    for place in range(alike, len(frozen.prices)):
         if reached >= volume:
             break
         group = frozen.queues[place]
@@ -317,6 +319,7 @@ class Plan:
         self.icebergs: list[int] = []
         self.cuts: Final[list[Cut]] = []
         self.matches: list[Match] = []
+        self.turned: dict[int, bool] = {}  #: funari orders, which take part without their limit
         self.added: list[tuple[int, int]] = []  #: imbalance-only orders that take part, and how much of each
 
 
