@@ -2,7 +2,7 @@
 # PYTHON=/path/to/python chooses the interpreter. Only POSIX make and sh are used, and paths stay relative.
 
 .POSIX:
-.PHONY: help demo test test-full nightly bench bench-report lint format contract install build clean
+.PHONY: help demo test test-full nightly mutants bench bench-report lint format contract install build clean
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -12,6 +12,7 @@ help:
 	@echo 'make test       ruff, mypy --strict and the tests, compiled and not, on each Python from 3.11 that is here'
 	@echo 'make test-full  the tests marked slow as well, on one Python'
 	@echo 'make nightly    test-full with many more and fresh random examples'
+	@echo 'make mutants    small changes to engine/matching: does a test notice each? Long; goes on where it was stopped'
 	@echo 'make bench      the benchmarks, with the circumstances they were run under'
 	@echo 'make bench-report  all benchmarks on one page, build/benchmarks/report.html; ARGS=--quick for a trial'
 	@echo 'make lint       ruff and mypy only'
@@ -41,6 +42,10 @@ test-full: build
 nightly: build
 	@DOJIMA_PROFILE=nightly $(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
+mutants:
+	@EXTRA=mutation sh deploy/venv.sh $(VENV)-mutants
+	@$(VENV)-mutants/bin/python -m tests.mutants.run $(ARGS)
+
 bench: build
 	@$(BIN)/dojima bench $(ARGS)
 
@@ -62,5 +67,5 @@ contract: install
 clean:
 	find engine . -maxdepth 1 \( -name '*.so' -o -name '_build*.json' \) -type f -exec rm -f {} +
 	find engine/matching -name '*.so' -type f -exec rm -f {} +
-	rm -rf .venv .venv-3.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist dojima.egg-info
+	rm -rf .venv .venv-3.* .venv-mutants .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks build dist dojima.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -483,10 +483,8 @@ def pair_apart(
                     tight = group
             if slack == 0:
                 j = queues[tight][-1]
+                # Half of all that is left is this group's, and this buy is not: no third group can get too large.
                 slack = volume
-                for group, total in totals.items():
-                    if group not in (mine, tight) and volume - total < slack:
-                        slack = volume - total
             else:
                 j = min([queue[-1] for group, queue in queues.items() if queue and (group != mine or group < 0)])
                 # The sell's own group may become as tight as it likes: this pair uses it up.

@@ -467,8 +467,6 @@ class ReferenceBook(Book):
             self._previous[behind] = before
         else:
             level.tail = before
-        self._next[order] = 0
-        self._previous[order] = 0
         if level.head == 0 and level.price:
             self._drop(level, self._terms[order] & 1)
 

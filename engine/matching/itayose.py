@@ -299,8 +299,8 @@ class Rotation:
         self._orders: Final[list[list[int]]] = [orders[members[i]] for _, i in ranking]
         #: What each participant may still get, in order of turns.
         self._left: Final[list[int]] = [-total for total, _ in ranking]
-        #: Whose turn it is, and who comes after; participants with nothing left have dropped out.
-        self._turns: list[int] = [i for i in range(len(ranking)) if self._left[i] > 0]
+        #: Whose turn it is, and who comes after; participants with nothing left drop out at the end of a ``take``.
+        self._turns: list[int] = list(range(len(ranking)))
 
     def take(self, volume: int) -> list[int]:
         """Hand out ``volume`` and return the fill of each order, parallel to ``quantities``; at most what is open."""
@@ -337,7 +337,7 @@ class Rotation:
                     break
                 fill = min(share, self._open[i])
                 self._open[i] -= fill
-                fills[i] += fill
+                fills[i] = fill
                 share -= fill
         return fills
 

@@ -5,8 +5,21 @@ from __future__ import annotations
 import pytest
 
 from engine.faults import InvariantBroken
-from engine.matching.book import BUY, FILL, GONE, SELL, Book, Fills, OrderTable, ReferenceBook, pack_terms
-from engine.matching.continuous import take
+from engine.matching.book import (
+    BUY,
+    FILL,
+    GONE,
+    LEVEL,
+    ROW_OFFSET,
+    ROW_SHIFT,
+    SELL,
+    Book,
+    Fills,
+    OrderTable,
+    ReferenceBook,
+    pack_terms,
+)
+from engine.matching.continuous import take, withdraw
 from engine.matching.fastbook import FastBook
 
 BOOKS = pytest.mark.parametrize("kind", [FastBook, ReferenceBook])
@@ -109,7 +122,10 @@ WRONG = {
     "behind another": ("previous", 1, "Order 3 does not name 2 as the one before it"),
     "before itself": ("next", 3, "Order 3 does not name 3 as the one before it"),
     "before one that has never been": ("next", 99, "A queue leads to order 99, and there are 6"),
+    "before one beyond all memory": ("next", 2**40, "A queue leads to order 1099511627776, and there are 6"),
     "before less than none": ("next", -2, "A queue leads to order -2, and there are 6"),
+    "before far less than none": ("next", -(2**40), "A queue leads to order -1099511627776, and there are 6"),
+    "before the one that comes in": ("next", 6, "Order 6 does not name 3 as the one before it"),
 }
 
 
@@ -129,7 +145,7 @@ def test_a_plan_that_cannot_be_changes_nothing(
     getattr(table, column)[3] = value
     before = everything(table, book)
 
-    with pytest.raises(InvariantBroken, match=says):
+    with pytest.raises(InvariantBroken, match=f"{says}.*: side 1, price 100$"):
         take(table, book, order, 200, fills, -1, None)
 
     assert everything(table, book) == before
@@ -151,6 +167,19 @@ def test_what_is_wrong_behind_the_last_fill_is_not_looked_at(kind: type[Book]) -
     assert [fill[0] for fill in made(fills)] == [1, 2]
 
 
+@BOOKS
+def test_an_own_order_of_any_participant_stops_and_no_other_does(kind: type[Book]) -> None:
+    for own in (-1, 0, 1, 2, 7):
+        table = OrderTable()
+        book = kind(table)
+        makers = [add(table, book, SELL, 100, 5, participant) for participant in (0, 1, 2)]
+        order = incoming(table, BUY, 100, 20)
+
+        stopped = take(table, book, order, 100, Fills(), own, None)
+
+        assert stopped == (makers[own] if 0 <= own < 3 else 0)
+
+
 def test_prices_that_do_not_get_worse_are_no_plan() -> None:
     table = OrderTable()
     book = FastBook(table)
@@ -165,3 +194,74 @@ def test_prices_that_do_not_get_worse_are_no_plan() -> None:
 
     assert list(table.rows) == before
     assert [book.head(SELL, price) for price in (100, 200)] == [1, 2]
+
+
+@pytest.mark.parametrize("side", [BUY, SELL])
+def test_a_price_behind_itself_is_no_plan(side: int) -> None:
+    class Circle(ReferenceBook):
+        def worse(self, side: int, price: int) -> int:
+            return price
+
+    table = OrderTable()
+    book = Circle(table)
+    add(table, book, 1 - side, 100, 5)
+    order = incoming(table, side, 100, 20)
+
+    with pytest.raises(InvariantBroken, match=f"Price 100 does not stand .*: side {1 - side}, price 100$"):
+        take(table, book, order, 100, Fills(), -1, None)
+
+
+@BOOKS
+def test_what_is_wrong_with_the_first_order_is_said_of_it(kind: type[Book]) -> None:
+    table = OrderTable()
+    book = kind(table)
+    add(table, book, BUY, 100, 5)
+    table.state[1] = GONE
+    order = incoming(table, SELL, 100, 5)
+
+    with pytest.raises(InvariantBroken, match=r"Order 1 is queued in state 2, not in the book: side 0, price 100$"):
+        take(table, book, order, 100, Fills(), -1, None)
+
+
+def test_a_best_price_without_an_order_is_no_plan() -> None:
+    class Empty(ReferenceBook):
+        def first(self, side: int) -> int:
+            return 0
+
+    table = OrderTable()
+    book = Empty(table)
+    add(table, book, BUY, 100, 5)
+    order = incoming(table, SELL, 100, 5)
+
+    with pytest.raises(InvariantBroken, match=r"A queue leads to order 0, and there are 2: side 0, price 100$"):
+        take(table, book, order, 100, Fills(), -1, None)
+
+
+def test_fills_for_which_there_is_room_take_no_memory() -> None:
+    table = OrderTable()
+    book = ReferenceBook(table)
+    for _ in range(2):
+        add(table, book, SELL, 100, 5)
+    fills = Fills(2)
+    order = incoming(table, BUY, 100, 10)
+
+    take(table, book, order, 100, fills, -1, None)
+
+    assert (fills.count, len(fills.cells)) == (2 * FILL, 2 * FILL)
+
+
+# --- withdraw --------------------------------------------------------------------------------------------------------
+
+
+@BOOKS
+def test_an_order_that_is_withdrawn_keeps_what_was_open_and_is_gone(kind: type[Book]) -> None:
+    table = OrderTable()
+    book = kind(table)
+    orders = [add(table, book, SELL, 100 + n, 5) for n in range(2)]
+
+    withdraw(table, book, orders[1])
+
+    assert (table.open[orders[1]], table.state[orders[1]]) == (5, GONE)
+    assert table.rows[(orders[1] << ROW_SHIFT) + ROW_OFFSET + LEVEL] == GONE  # in no level of the book any more
+    assert book.orders(table, SELL) == [orders[0]]
+    book.check()

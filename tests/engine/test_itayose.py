@@ -142,6 +142,20 @@ def test_an_odd_rest_smaller_than_a_lot_is_one_turn() -> None:
     assert rotation.take(450) == [250, 200]
 
 
+def test_a_turn_is_a_lot_or_what_is_left_of_the_participant_or_of_the_volume() -> None:
+    assert Rotation([A], [1_000], lot=100).take(50) == [50]
+    assert Rotation([A, B], [250, 350], lot=100).take(580) == [250, 330]
+    assert Rotation([A, B], [50, 350], lot=100).take(400) == [50, 350]
+    assert Rotation([A, B], [101, 300], lot=100).take(401) == [101, 300]
+    assert Rotation([A, B], [0, 300], lot=100).take(200) == [0, 200]
+
+
+def test_fills_are_whole_numbers() -> None:
+    fills = Rotation([A, B], [250, 1_000], lot=100).take(900)
+    assert fills == [250, 650]
+    assert {type(fill) for fill in fills} == {int}
+
+
 def test_a_rotation_needs_a_lot() -> None:
     with pytest.raises(ValueError, match="Expected a lot above 0, got 0"):
         Rotation([A], [1], lot=0)
@@ -326,3 +340,24 @@ def test_euronext_without_a_reference_stays_within_the_limits_in_the_book() -> N
 
 def test_xetra_never_leaves_the_limits_in_the_book() -> None:
     assert price_of({}, {100: 5, 101: 5}, market_buy=20, reference=130, rule="xetra") == Equilibrium(101, 10, 10)
+
+
+# --- results are values ----------------------------------------------------------------------------------------------
+
+
+def test_results_are_equal_when_price_volume_and_surplus_are() -> None:
+    result = Equilibrium(100, 5, -2)
+    assert result == Equilibrium(100, 5, -2)
+    assert result != Equilibrium(101, 5, -2)
+    assert result != Equilibrium(100, 6, -2)
+    assert result != Equilibrium(100, 5, 2)
+    assert result != Equilibrium(101, 6, -2)
+    assert result != (100, 5, -2)
+    assert len({result, Equilibrium(100, 5, -2), Equilibrium(100, 5, 2), Equilibrium(100, 6, -2), NONE}) == 4
+    assert hash(result) == hash(Equilibrium(100, 5, -2)) != hash(NONE)
+    assert repr(result) == "Equilibrium(price=100, volume=5, surplus=-2)"
+
+
+def test_a_result_is_shared_in_no_special_way_unless_that_is_said() -> None:
+    assert Equilibrium(100, 5, -2).sharing == ""
+    assert Equilibrium(100, 5, -2, PRICE_TIME).sharing == PRICE_TIME
