@@ -1503,5 +1503,5 @@ class Engine(Quoting):
             raise InvariantBroken("The members know of other open orders than the books")
         self._check_protection()
         self._check_eligibility()
-        if self._funded:
+        if self._funded and not broken:
             self._funding.verify([(order, self._instruments[table.instrument(order)]) for order in sorted(resting)])

@@ -315,8 +315,6 @@ class Funding:
             if instrument.guards & FUNDED == 0:
                 continue
             need = self._need(order, instrument)
-            if instrument.frozen:  # its rows may be wrong, what was locked is not
-                need = self._locks.get(order, 0)
             if need != self._locks.get(order, 0):
                 raise InvariantBroken(f"Order {order} has locked {self._locks.get(order, 0)}, it needs {need}")
             name = self._identities.members[self._table.participant(order)].name

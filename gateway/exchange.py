@@ -287,11 +287,12 @@ class Exchange:
             for event in events:
                 self._news(event)
             return
-        if self.market_data.moved:  # a member's order has opened a call, halted a book, or changed a quote
+        if self.market_data.moved:  # a member's order has opened a call, halted a book, changed a quote, met a fault
             self.schedule.fold(self.market_data.moved)
+            for event in self.market_data.moved:
+                if isinstance(event, InstrumentSetAside):
+                    self._news(event)
             self.market_data.moved.clear()
-        if events and isinstance(events[-1], InstrumentSetAside):
-            self._news(events[-1])
 
     def _news(self, event: Event) -> None:
         """What an operator wants to see: of the exchange's own commands, and where a member's command set one aside."""

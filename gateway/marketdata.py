@@ -188,7 +188,9 @@ class MarketDataBook:
                 self._touch(event.instrument, time_ns).add(event.side, event.price, event.open_quantity)
             else:
                 self._rare(event, time_ns)
-                if participant and isinstance(event, PhaseChanged | PhaseTimed | TradingStateChanged | QuoteChanged):
+                if participant and isinstance(
+                    event, PhaseChanged | PhaseTimed | TradingStateChanged | QuoteChanged | InstrumentSetAside
+                ):
                     self.moved.append(event)
 
     def _rare(self, event: Event, time_ns: int) -> None:

@@ -25,6 +25,7 @@ from engine.events import (
     DayStarted,
     Event,
     InstrumentListed,
+    InstrumentSetAside,
     PhaseChanged,
     PhaseTimed,
     QuoteChanged,
@@ -180,6 +181,10 @@ class Schedule:
             elif kind is QuoteChanged:
                 assert isinstance(event, QuoteChanged)
                 self._books[event.instrument].quote_ns = event.due_ns
+            elif kind is InstrumentSetAside:
+                assert isinstance(event, InstrumentSetAside)
+                # It takes no phase until an operator brings it back; the next day does not wait for it.
+                self._books[event.instrument].call_ns = self._books[event.instrument].quote_ns = 0
             elif kind is TradingStateChanged:
                 assert isinstance(event, TradingStateChanged)
                 self._books[event.instrument].suspended = event.suspended

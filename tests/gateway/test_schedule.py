@@ -169,6 +169,21 @@ def test_a_phase_is_announced_with_the_time_of_the_next():
     ]
 
 
+def test_a_call_that_is_set_aside_is_asked_for_once_and_the_next_day_starts_without_it():
+    day = Halted(A, ListInstrument("C", "CONTINUOUS", rules=REOPENS))
+    day.at("2026-11-24T09:00:00")
+    order = NewOrder("o", "C", Side.BUY, 10, 100)
+    day.give_at("2026-11-24T09:20:00", order, member="alfa")
+    day.give_at("2026-11-24T09:30:00", SuspendInstrument("C"), ResumeInstrument("C"))
+    day.engine._orders.open[1] -= 1  # the row no longer says what its level says
+
+    assert day.at("2026-11-24T09:36:00") == [SetPhase("C", Phase.CALL_AUCTION)]
+    assert day.engine.instrument("C").set_aside
+    assert StartDay(20261125) in day.at("2026-11-25T00:00:00")
+    assert day.engine.date == 20261125
+    assert day.phase("A") == Phase.CLOSED
+
+
 def test_a_halt_of_zaraba_ends_in_a_call_and_the_clock_ends_the_call():
     day = Halted(ListInstrument("C", "CONTINUOUS", rules=REOPENS))
     day.at("2026-11-24T09:00:00")
