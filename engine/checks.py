@@ -27,10 +27,9 @@ from engine.market import Instrument
 from engine.matching.book import BUY, SELL
 from engine.profiles import (
     FUNARI,
+    GOES_WITH,
     GTD,
     ICEBERG,
-    IMMEDIATE,
-    IOC,
     MARKET,
     MARKET_TO_LIMIT,
     MINIMUM,
@@ -38,6 +37,7 @@ from engine.profiles import (
     SELF_TRADE,
     STOP,
     STOPS,
+    may_have,
 )
 from engine.ticket import SELF_TRADE_NONE, OrderTicket
 from engine.types import (
@@ -338,8 +338,9 @@ def check_options(command: OrderTicket, instrument: Instrument, today: int) -> R
         text = f"Expected a date from {today} on, got {number(command.expire_date)} - at `$.expire_date`"
         return Refusal(Reason.DATE_OUTSIDE_CALENDAR, text)
     if command.display_quantity:
-        if not command.price:
-            return Refusal(Reason.NOT_OFFERED, "Expected an iceberg with a limit, got none - at `$.display_quantity`")
+        if GOES_WITH[ICEBERG][0] & 1 << order_type == 0:
+            text = f"Expected an iceberg of type LIMIT or STOP_LIMIT, got {order_type.name}"
+            return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.display_quantity`")
         if command.display_quantity % instrument.lot:
             text = f"Expected a multiple of {instrument.lot}, the lot of {instrument.code}"
             return Refusal(Reason.OFF_LOT, f"{text}, got {number(command.display_quantity)} - at `$.display_quantity`")
@@ -349,20 +350,17 @@ def check_options(command: OrderTicket, instrument: Instrument, today: int) -> R
                 Reason.BAD_QUANTITY, f"{text}, got {number(command.display_quantity)} - at `$.display_quantity`"
             )
     if command.minimum_quantity:
-        if validity != IOC:
+        if GOES_WITH[MINIMUM][1] & validity == 0:
             text = f"Expected a minimum quantity with IOC only, got {TimeInForce(command.time_in_force).name}"
             return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.minimum_quantity`")
         if not 1 <= command.minimum_quantity <= command.quantity:
             text = f"Expected a minimum from 1 to {command.quantity}, got {number(command.minimum_quantity)}"
             return Refusal(Reason.BAD_QUANTITY, f"{text} - at `$.minimum_quantity`")
-    if order_type == OrderType.IMBALANCE_ONLY and (validity & IMMEDIATE or command.display_quantity):
-        text = "Expected an imbalance-only order that waits for an auction, all of it shown to nobody, got"
-        what = "a display quantity" if command.display_quantity else TimeInForce(command.time_in_force).name
-        return Refusal(Reason.NOT_OFFERED, f"{text} {what} - at `$.order_type`")
-    if validity == FUNARI and order_type != OrderType.LIMIT:
-        text = f"Expected FUNARI with a limit, which it has until the close, got {order_type.name}"
+    if not may_have(1 << order_type, validity, 0):
+        wish = "FUNARI with LIMIT" if validity == FUNARI else "a validity that lets it wait for an auction"
+        text = f"Expected {wish}, got {order_type.name} {TimeInForce(command.time_in_force).name}"
         return Refusal(Reason.NOT_OFFERED, f"{text} - at `$.time_in_force`")
-    if command.post_only and (order_type != OrderType.LIMIT or validity & IMMEDIATE):
+    if command.post_only and not may_have(1 << order_type, validity, POST_ONLY):
         text = "Expected post-only with a limit order that may rest, got"
         name = f"{order_type.name} {TimeInForce(command.time_in_force).name}"
         return Refusal(Reason.NOT_OFFERED, f"{text} {name} - at `$.post_only`")

@@ -93,6 +93,26 @@ POST_ONLY: Final = 2
 MINIMUM: Final = 4
 SELF_TRADE: Final = 8  #: its own mode of self-trade prevention
 
+# What goes with what, in every market model; what is offered at all is the profile's to say. Together with the phases
+# of a profile this is the table of docs/order-types.md: ``meaning`` reads it for the page, the checks for each order.
+_ANY: Final = -1
+#: Validities that a type may have; others may have all but FUNARI, which is a limit that will be given up.
+VALIDITIES_OF: Final[dict[int, int]] = {LIMIT: _ANY, IMBALANCE_ONLY: ~(FUNARI | IMMEDIATE)}
+#: Types and validities with which an option may be asked for.
+GOES_WITH: Final[dict[int, tuple[int, int]]] = {
+    ICEBERG: (LIMIT | STOP_LIMIT, _ANY),
+    POST_ONLY: (LIMIT, ~IMMEDIATE),
+    MINIMUM: (~IMBALANCE_ONLY, IOC),
+    SELF_TRADE: (_ANY, _ANY),
+}
+
+# What an order means in a phase, in one word.
+NOT_OFFERED: Final = "–"  #: refused, here and always
+REFUSED: Final = "refused"  #: by this phase
+TRADES: Final = "trades"  #: at once as far as it can
+QUEUES: Final = "queues"  #: until an auction
+WAITS: Final = "waits"  #: outside the book
+
 _SECOND_NS: Final = 1_000_000_000
 
 REPLACE_KEEP: Final = "keep"
@@ -465,3 +485,28 @@ class Rules:
                 "Expected 1 where special quotes wait until market orders fill, got 0"
                 " - at `$.rules.market_orders_must_all_fill`"
             )
+
+
+def may_have(order_type: int, validity: int, options: int) -> bool:
+    """Whether a type, a validity and options go with one another; all are masks, one bit each for the first two."""
+    if VALIDITIES_OF.get(order_type, ~FUNARI) & validity == 0:
+        return False
+    for option, (types, validities) in GOES_WITH.items():
+        if options & option and (types & order_type == 0 or validities & validity == 0):
+            return False
+    return True
+
+
+def meaning(rules: Rules, phase: Phase, order_type: OrderType, validity: TimeInForce, options: int = 0) -> str:
+    """What such an order means in a phase: ``NOT_OFFERED``, ``REFUSED``, ``TRADES``, ``QUEUES`` or ``WAITS``."""
+    phase_rules = rules.phases[phase]
+    type_bit = 1 << order_type
+    validity_bit = 1 << validity
+    offered = rules.order_types & type_bit and rules.validities & validity_bit and options & ~rules.options == 0
+    if not offered or not may_have(type_bit, validity_bit, options):
+        return NOT_OFFERED
+    if phase_rules.new & validity_bit == 0:
+        return REFUSED
+    if type_bit & (STOPS | IMBALANCE_ONLY) or phase_rules.waits & validity_bit:
+        return WAITS
+    return TRADES if phase_rules.matching == TRADE else QUEUES

@@ -6,6 +6,7 @@ Books, prices and quantities are small and made by hand; the invented days of ``
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -16,21 +17,36 @@ from engine import (
     Cancelled,
     CancelReason,
     DisplayChanged,
+    ListInstrument,
     OrderType,
     Phase,
     Reason,
     Rejected,
     SelfTrade,
     SelfTradePrevented,
+    SetReferencePrice,
     Side,
     StartDay,
     TimeInForce,
     Traded,
 )
 from engine.matching.auction import pair_apart
-from engine.profiles import PROFILES
+from engine.profiles import (
+    ICEBERG,
+    MINIMUM,
+    NOT_OFFERED,
+    POST_ONLY,
+    PROFILES,
+    QUEUES,
+    REFUSED,
+    SELF_TRADE,
+    TRADES,
+    WAITS,
+    Rules,
+    meaning,
+)
 from engine.types import OrderType as Type
-from tests.market import CODE, TODAY, Market, every, only, refusal, start, zaraba
+from tests.market import CODE, START_DAY, TODAY, Market, every, only, refusal, start, zaraba
 
 IOC, FOK, GTC, GTD = TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTC, TimeInForce.GTD
 
@@ -416,55 +432,75 @@ def test_good_till_date_ends_with_its_last_day() -> None:
 
 # --- the table of combinations ---------------------------------------------------------------------------------------
 
-OPTIONS = ("", "iceberg", "post", "minimum", "own")
+OPTIONS = {"": 0, "iceberg": ICEBERG, "post": POST_ONLY, "minimum": MINIMUM, "own": SELF_TRADE}
+WALKS = {
+    "START": [*START_DAY[:2], Phase.PRE_CLOSE, Phase.PRE_CLOSE_NCP, Phase.BREAK],
+    "N_CALLS": [Phase.CALL, Phase.BREAK],
+    "CONTINUOUS": [Phase.CONTINUOUS, Phase.CALL],
+    "TSE_HYBRID": [Phase.PRE_OPEN, Phase.CONTINUOUS, Phase.PRE_CLOSE, Phase.CALL, Phase.BREAK],
+}
 
 
-def refused_by_the_table(profile: str, phase: Phase, order_type: Type, validity: TimeInForce, option: str) -> bool:
-    """``docs/order-types.md``, line by line."""
-    stop = order_type in (Type.STOP, Type.STOP_LIMIT)
-    if profile == "START":
-        first = phase in (Phase.PRE_OPEN, Phase.PRE_OPEN_NCP)
-        taken = (TimeInForce.DAY, TimeInForce.ON_CLOSE, *([TimeInForce.ON_OPEN] if first else []))
-        return order_type not in (Type.LIMIT, Type.MARKET) or option != "" or validity not in taken
-    if order_type == Type.IMBALANCE_ONLY:
-        return True  # no profile offers it by itself
-    if validity not in (TimeInForce.DAY, GTC, GTD, *((IOC, FOK) if phase == Phase.CONTINUOUS else ())):
-        return True
-    if option == "iceberg" and order_type in (Type.MARKET, Type.MARKET_TO_LIMIT, Type.STOP):
-        return True
-    if option == "post" and (order_type != Type.LIMIT or validity in (IOC, FOK)):
-        return True
-    if option == "minimum" and validity != IOC:
-        return True
-    return order_type == Type.MARKET_TO_LIMIT and phase == Phase.CONTINUOUS and not stop  # nobody is there
+def way_to(profile: str, goal: Phase) -> list[Phase]:
+    """The phases from Closed to ``goal``, the shortest way."""
+    ways = [[Phase.CLOSED]]
+    for way in ways:
+        if way[-1] == goal:
+            return way[1:]
+        ways += [[*way, following] for following in PROFILES[profile].phases[way[-1]].following]
+    raise AssertionError(goal)
 
 
-@pytest.mark.parametrize(
-    ("profile", "phase"),
-    [
-        ("START", Phase.PRE_OPEN),
-        ("START", Phase.PRE_OPEN_NCP),
-        ("START", Phase.PRE_CLOSE),
-        ("CONTINUOUS", Phase.CONTINUOUS),
-        ("CONTINUOUS", Phase.CALL),
-    ],
-)
-def test_every_combination_of_type_validity_and_option_means_what_the_table_says(profile: str, phase: Phase) -> None:
-    market = start(phase) if profile == "START" else zaraba()
-    if phase == Phase.CALL:
-        market.phase(phase)
-    assert profile in PROFILES
+@pytest.mark.parametrize("imbalance_only", [0, 1])
+@pytest.mark.parametrize(("profile", "phase"), [(profile, phase) for profile in WALKS for phase in WALKS[profile]])
+def test_every_combination_of_type_validity_and_option_means_what_the_table_says(
+    profile: str, phase: Phase, imbalance_only: int
+) -> None:
+    market = Market()
+    given = {"imbalance_only": imbalance_only}
+    market.must(ListInstrument(CODE, profile, 100, rules=given), StartDay(TODAY))
+    market.phase(*way_to(profile, phase))
+    rules = Rules(PROFILES[profile], given)
     for order_type, validity, option in itertools.product(Type, TimeInForce, OPTIONS):
+        if phase == Phase.CONTINUOUS and profile == "CONTINUOUS":
+            market.sell(5, 1_000, "maker")  # a market-to-limit order has to find a limit
         terms = {
             "display_quantity": 5 * (option == "iceberg"),
             "post_only": option == "post",
             "minimum_quantity": 5 * (option == "minimum"),
             "self_trade": SelfTrade.CANCEL_OLDEST if option == "own" else SelfTrade.DEFAULT,
-            "stop_price": 100 * (order_type in (Type.STOP, Type.STOP_LIMIT)),
+            "stop_price": 105 * (order_type in (Type.STOP, Type.STOP_LIMIT)),
             "expire_date": TODAY * (validity == GTD),
         }
-        price = 100 if order_type in (Type.LIMIT, Type.STOP_LIMIT) else 0
-        events = market.buy(10, price, order_type=order_type, time_in_force=validity, **terms)
-        refused = isinstance(events[0], Rejected)
-        assert refused == refused_by_the_table(profile, phase, order_type, validity, option), (events, option)
+        price = 100 if order_type in (Type.LIMIT, Type.STOP_LIMIT, Type.IMBALANCE_ONLY) else 0
+        answer = market.buy(10, price, order_type=order_type, time_in_force=validity, **terms)[0]
+        says = meaning(rules, phase, order_type, validity, OPTIONS[option])
+        if isinstance(answer, Rejected):
+            words = {Reason.WRONG_PHASE: REFUSED, Reason.NOT_OFFERED: NOT_OFFERED}
+            # A phase that takes no orders, or none of this validity, is asked before what goes with what.
+            assert words[answer.reason] == says or (answer.reason == Reason.WRONG_PHASE and says == NOT_OFFERED), answer
+        else:
+            assert isinstance(answer, Accepted)
+            assert says in ((WAITS,) if answer.waiting else (TRADES, QUEUES)), (answer, option)
+            market.run(SetReferencePrice(CODE, 100))
         market.mass_cancel("alpha")
+        market.mass_cancel("maker")
+
+
+def table_of(profile: str) -> str:
+    """What the page shows: a limit order of each validity in each phase that takes orders."""
+    rules = Rules(PROFILES[profile], {"break_new": 1} if "break_new" in PROFILES[profile].parameters else {})
+    phases = [phase for phase in Phase if phase in rules.phases and rules.phases[phase].new]
+    lines = [f"| {profile} | {' | '.join(phase.label for phase in phases)} |", f"| --- |{' --- |' * len(phases)}"]
+    for validity in TimeInForce:
+        words = [meaning(rules, phase, Type.LIMIT, validity) for phase in phases]
+        if any(word != NOT_OFFERED for word in words):
+            lines.append(f"| `{validity.name}` | {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_page_shows_the_table_that_is_in_force(profile: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "order-types.md").read_text(encoding="utf-8")
+
+    assert table_of(profile) in page, table_of(profile)
