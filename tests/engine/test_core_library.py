@@ -15,6 +15,7 @@ import pytest
 import engine
 from engine import Engine, NewOrder, Phase, Side, TimeInForce
 from engine.faults import InvariantBroken
+from engine.identities import BLOCK
 from tests.market import CODE, START_DAY, Market, start, zaraba
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,6 +180,35 @@ def test_the_digest_does_not_depend_on_when_it_was_asked_for() -> None:
 
     assert asked.engine.digest() == fresh.engine.digest()
     assert len(fresh.engine._rows_digests) == 2  # so blocks are really kept here
+
+
+def test_the_digest_sees_what_becomes_of_the_open_orders_of_a_block_that_was_hashed_before() -> None:
+    def market(asked: bool, commands: list[engine.MemberCommand]) -> bytes:
+        made = zaraba(rules={"self_trade": "none"})
+        for i in range(BLOCK):
+            made.engine.apply(NewOrder(f"o-{i}", CODE, Side.BUY, 10, 100), "alpha")
+        if asked:
+            made.engine.digest()
+        for command in commands:
+            made.engine.apply(command, "alpha")
+        return made.engine.digest()
+
+    sell = NewOrder("s-1", CODE, Side.SELL, 4, 100)
+    ways: list[list[engine.MemberCommand]] = [
+        [engine.AmendOrder("r-1", "o-1", 9), sell],
+        [engine.AmendOrder("r-1", "o-1", 8), sell],
+        [engine.AmendOrder("r-1", "o-1", 10, 99), sell],
+        [engine.CancelOrder("r-1", "o-1"), sell],
+        [engine.CancelOrder("r-2", "o-1"), sell],
+        [engine.CancelOrder("r-1", "o-2"), sell],
+        [engine.CancelOrder("r-1", "nothing"), sell],
+        [engine.CancelOrder("r-1", "nobody"), sell],
+        [sell, engine.CancelOrder("r-1", "o-1")],
+    ]
+    found = [market(True, way) for way in ways]
+
+    assert len(set(found)) == len(ways)
+    assert found == [market(False, way) for way in ways]
 
 
 # --- vouching for itself ---------------------------------------------------------------------------------------------
