@@ -224,8 +224,6 @@ class OrderFeed:
         if taker in feed.book and taker not in fresh:
             # Orders without a limit that rested for want of a price: the newer one trades like one that comes in.
             feed.say(OrderReplaced(taker, feed.book.place(taker)[1], feed.book.shown(taker)))
-        elif taker in fresh and taker != next(reversed(fresh)):
-            fresh[taker] = fresh.pop(taker)
 
     def _replenished(self, feed: _Instrument, event: DisplayChanged, fresh: dict[int, _Fresh]) -> None:
         order = event.order_id

@@ -321,3 +321,36 @@ def test_stops_that_come_in_one_after_the_other_stand_as_the_engine_has_them():
     readers.run(sell("s-5", 101, 1), "echo")
     readers.run(buy("b-4", 101, 8), "delta")  # through both, and on
     readers.agree()
+
+
+def test_an_iceberg_that_has_only_just_come_in_and_shows_a_fresh_peak_stands_behind_what_came_after_it():
+    readers = Readers()
+    listing = ListInstrument("CONT", "CONTINUOUS", 100, rules={"self_trade": "none"})
+    for command in (listing, StartDay(DAY), SetPhase("CONT", Phase.CONTINUOUS), SetPhase("CONT", Phase.CALL)):
+        readers.run(command)
+    stop: dict[str, Any] = {"order_type": OrderType.STOP_LIMIT, "stop_price": 100}
+    readers.run(buy("b-1", 100, 6, display_quantity=2, **stop), "alfa")
+    readers.run(buy("b-2", 100, 5, **stop), "bravo")
+    readers.run(sell("s-1", 0, 3, order_type=OrderType.STOP, stop_price=100), "charlie")
+    assert readers.told == []
+    readers.run(SetPhase("CONT", Phase.CALL_AUCTION))
+    readers.run(SetPhase("CONT", Phase.CONTINUOUS))  # all three are triggered, one after the other
+
+    readers.agree()
+    assert [(order.order_id, order.quantity) for order in readers.books["CONT"].queue(Side.BUY)] == [(2, 4), (1, 2)]
+    assert readers.told == [OrderAdded(2, Side.BUY, 100, 4), OrderAdded(1, Side.BUY, 100, 2)]
+
+
+def test_an_iceberg_that_was_there_and_shows_a_fresh_peak_stands_behind_what_has_just_come_in():
+    readers = Readers()
+    listing = ListInstrument("CONT", "CONTINUOUS", 100, rules={"self_trade": "none"})
+    for command in (listing, StartDay(DAY), SetPhase("CONT", Phase.CONTINUOUS), SetPhase("CONT", Phase.CALL)):
+        readers.run(command)
+    readers.run(buy("b-1", 100, 6, display_quantity=2), "alfa")
+    readers.run(buy("b-2", 100, 5, order_type=OrderType.STOP_LIMIT, stop_price=100), "bravo")
+    readers.run(sell("s-1", 0, 3, order_type=OrderType.STOP, stop_price=100), "charlie")
+    readers.run(SetPhase("CONT", Phase.CALL_AUCTION))
+    readers.run(SetPhase("CONT", Phase.CONTINUOUS))
+
+    readers.agree()
+    assert [(order.order_id, order.quantity) for order in readers.books["CONT"].queue(Side.BUY)] == [(2, 4), (1, 2)]
