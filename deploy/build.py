@@ -51,7 +51,7 @@ def main() -> int:
             SAID.parent.mkdir(exist_ok=True)
             SAID.touch()
         return 0
-    print(f"Compiling the engine ({len(backend['sources']())} modules, under a minute)", flush=True)
+    print(f"Compiling the engine ({len(backend['sources']())} modules, a minute or two)", flush=True)
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
