@@ -149,7 +149,6 @@ class OrderFeed:
         fresh: dict[int, _Fresh] = {}  # in the order in which they join their queues
         shown: dict[int, int] = {}  # what an order in the book shows, where that is not what readers have
         doubtful: dict[str, _Instrument] = {}
-        auction = False
         for event in events:
             if isinstance(event, InstrumentListed):
                 self.listed(event.instrument, event.profile)
@@ -169,7 +168,6 @@ class OrderFeed:
             elif isinstance(event, Cancelled):
                 if not event.waiting and not event.repeat:
                     fresh.pop(event.order_id, None)
-                    shown.pop(event.order_id, None)
                     if event.order_id in book:
                         feed.say(OrderDeleted(event.order_id))
             elif isinstance(event, Amended):
@@ -187,15 +185,12 @@ class OrderFeed:
             elif isinstance(event, DisplayChanged):
                 order = event.order_id
                 if event.displayed_before == 0:
-                    self._replenished(feed, event, fresh)
+                    self._replenished(feed, event, fresh, shown)
                 elif order in fresh:
                     fresh[order].quantity = event.displayed
                 else:
                     shown[order] = event.displayed
-                    if auction:
-                        doubtful[feed.code] = feed
             elif isinstance(event, AuctionUncrossed):
-                auction = True
                 if shown:  # icebergs take part: what is left of each may have another place
                     doubtful[feed.code] = feed
             elif isinstance(event, InstrumentSetAside | InstrumentRebuilt):
@@ -225,7 +220,9 @@ class OrderFeed:
             # Orders without a limit that rested for want of a price: the newer one trades like one that comes in.
             feed.say(OrderReplaced(taker, feed.book.place(taker)[1], feed.book.shown(taker)))
 
-    def _replenished(self, feed: _Instrument, event: DisplayChanged, fresh: dict[int, _Fresh]) -> None:
+    def _replenished(
+        self, feed: _Instrument, event: DisplayChanged, fresh: dict[int, _Fresh], shown: dict[int, int]
+    ) -> None:
         order = event.order_id
         if order in fresh:
             entry = fresh.pop(order)
@@ -241,6 +238,7 @@ class OrderFeed:
         while len(fresh) > 1:
             first = next(iter(fresh))
             self._rest(first, fresh.pop(first))
+        shown.pop(order, None)
         feed.say(OrderReplenished(order, event.side, event.price, event.displayed))
 
     def _rest(self, order: int, entry: _Fresh) -> None:

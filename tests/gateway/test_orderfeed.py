@@ -354,3 +354,33 @@ def test_an_iceberg_that_was_there_and_shows_a_fresh_peak_stands_behind_what_has
 
     readers.agree()
     assert [(order.order_id, order.quantity) for order in readers.books["CONT"].queue(Side.BUY)] == [(2, 4), (1, 2)]
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 3, 4, 5, 9])
+def test_an_iceberg_that_gives_way_to_its_own_firm_and_then_trades_shows_what_the_engine_shows(wanted: int):
+    readers = Readers()
+    listing = ListInstrument("CONT", "CONTINUOUS", 99, rules={"self_trade": "none"})
+    for command in (listing, StartDay(DAY), SetPhase("CONT", Phase.CONTINUOUS)):
+        readers.run(command)
+    readers.run(sell("s-1", 100, 1), "bravo")
+    readers.run(sell("s-2", 100, 6, display_quantity=2), "alfa")
+    readers.run(buy("b-1", 0, wanted, order_type=OrderType.STOP, stop_price=100), "charlie")
+    readers.run(buy("b-2", 100, 2, self_trade=SelfTrade.DECREMENT), "alfa")  # triggers the stop, then meets its own
+
+    assert any(isinstance(change, OrderExecuted) and change.order_id == 2 for change in readers.told)
+    readers.agree()
+
+
+def test_a_market_to_limit_order_that_an_auction_gives_its_limit_stands_where_the_engine_has_it():
+    readers = Readers()
+    rules: dict[str, int | str] = {"self_trade": "none", "mtl_needs_limit": 0}
+    listing = ListInstrument("CONT", "CONTINUOUS", 100, rules=rules)
+    for command in (listing, StartDay(DAY), SetPhase("CONT", Phase.CONTINUOUS), SetPhase("CONT", Phase.CALL)):
+        readers.run(command)
+    readers.run(buy("b-1", 100, 4), "alfa")
+    readers.run(buy("b-2", 0, 9, order_type=OrderType.MARKET_TO_LIMIT), "bravo")
+    readers.run(sell("s-1", 100, 3), "charlie")
+    readers.run(SetPhase("CONT", Phase.CALL_AUCTION))
+
+    readers.agree()
+    assert readers.books["CONT"].place(2)[1] > 0
