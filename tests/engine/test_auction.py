@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from engine import BACKEND
 from engine.faults import InvariantBroken
 from engine.matching.auction import (
     Cut,
@@ -28,6 +29,8 @@ from engine.tables import TickTable
 
 ONE = TickTable([(0, 1)])
 INSTRUMENT = 3
+#: Compiled code cannot be patched.
+patches = pytest.mark.skipif(BACKEND == "compiled", reason="compiled code cannot be patched")
 
 
 def book_of(*orders: tuple[int, int, int], table: OrderTable | None = None) -> tuple[OrderTable, ReferenceBook]:
@@ -162,6 +165,7 @@ def test_an_order_of_one_unit_is_frozen() -> None:
     assert levels(freeze(table, book, SELL, INSTRUMENT, {})) == [(0, {2: 1}), (1, {3: 1}), (100, {1: 1})]
 
 
+@patches
 @pytest.mark.parametrize(
     ("side", "ladder", "wrong"),
     [

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from librt.vecs import vec
 
+from engine import BACKEND
 from engine.faults import InvariantBroken
 from engine.matching import book as module
 from engine.matching.bare import BareMarket
@@ -32,6 +33,8 @@ from engine.matching.book import (
 from engine.matching.fastbook import FastBook
 
 BOOKS = pytest.mark.parametrize("kind", [FastBook, ReferenceBook])
+#: Compiled code cannot be patched.
+patches = pytest.mark.skipif(BACKEND == "compiled", reason="compiled code cannot be patched")
 SIDES = pytest.mark.parametrize("side", [BUY, SELL])
 
 
@@ -44,6 +47,7 @@ def test_zeros_are_so_many_integers() -> None:
     assert list(zeros(4, 4)) == [0, 0, 0, 0]
 
 
+@patches
 def test_where_there_is_not_so_much_address_space_less_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -69,6 +73,7 @@ def test_where_there_is_not_so_much_address_space_less_is_reserved(monkeypatch: 
     assert asked == [80, 40, 20]
 
 
+@patches
 def test_a_table_reserves_room_for_sixteen_million_orders_and_takes_memory_for_those_expected(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

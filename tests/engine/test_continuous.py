@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from engine import BACKEND
 from engine.faults import InvariantBroken
 from engine.matching.book import (
     BUY,
@@ -24,6 +25,8 @@ from engine.matching.fastbook import FastBook
 
 BOOKS = pytest.mark.parametrize("kind", [FastBook, ReferenceBook])
 INSTRUMENT = 3
+#: Compiled code cannot be patched.
+patches = pytest.mark.skipif(BACKEND == "compiled", reason="compiled code cannot be patched")
 
 
 def add(table: OrderTable, book: Book, side: int, price: int, quantity: int, participant: int = 1) -> int:
@@ -153,6 +156,19 @@ def test_a_plan_that_cannot_be_changes_nothing(
 
 
 @BOOKS
+def test_an_order_may_trade_with_one_that_came_after_it(kind: type[Book]) -> None:
+    table = OrderTable()
+    book = kind(table)
+    order = incoming(table, BUY, 100, 5)  # a stop order, say, that had to wait
+    maker = add(table, book, SELL, 100, 5)
+    fills = Fills()
+
+    assert take(table, book, order, 100, fills, -1, None) == 0
+
+    assert made(fills) == [(maker, order, 100, 5)]
+
+
+@BOOKS
 def test_what_is_wrong_behind_the_last_fill_is_not_looked_at(kind: type[Book]) -> None:
     table = OrderTable()
     book = kind(table)
@@ -196,6 +212,7 @@ def test_prices_that_do_not_get_worse_are_no_plan() -> None:
     assert [book.head(SELL, price) for price in (100, 200)] == [1, 2]
 
 
+@patches
 @pytest.mark.parametrize("side", [BUY, SELL])
 def test_a_price_behind_itself_is_no_plan(side: int) -> None:
     class Circle(ReferenceBook):
@@ -223,6 +240,7 @@ def test_what_is_wrong_with_the_first_order_is_said_of_it(kind: type[Book]) -> N
         take(table, book, order, 100, Fills(), -1, None)
 
 
+@patches
 def test_a_best_price_without_an_order_is_no_plan() -> None:
     class Empty(ReferenceBook):
         def first(self, side: int) -> int:

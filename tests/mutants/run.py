@@ -354,6 +354,8 @@ class Runner:
                     mutant, pipe = running.pop(process)
                     mutant.verdict, mutant.test = self._verdict(status, pipe)
                     self._kills[mutant.function][mutant.test] += mutant.verdict == KILLED
+                    if mutant.verdict not in DEAD:
+                        self.say(f"{mutant.verdict}: {mutant.function}: {mutant.before} => {mutant.after}")
                 if time.monotonic() > said + 10:
                     said = time.monotonic()
                     self.say(f"{len(pending) + len(running)} to go, {_summary(self.mutants)}")
