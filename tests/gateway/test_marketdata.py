@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 import msgpack
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ from engine.commands import (
 )
 from engine.log import MemoryStorage
 from engine.types import OrderType, Phase, Side, TimeInForce, WindowKind
-from gateway.bus.messages import AuctionResult, Depth, Indicative, PhaseMessage, Snapshot, Trades
+from gateway.bus.messages import AuctionResult, Depth, Indicative, PhaseMessage, QuoteMessage, Snapshot, Trades
 from gateway.marketdata import digest
 from tests.gateway.market import DAY, Market, buy, market, sell
 
@@ -247,3 +248,31 @@ async def test_a_snapshot_shows_the_flags_of_a_token():
         shown = m.bus.retained["CONT"]
 
         assert (shown.supervision, shown.termination, shown.set_aside) == (True, True, False)
+
+
+async def test_a_quote_that_a_members_order_brings_is_public_and_the_clock_knows_when_it_is_due() -> None:
+    text = """
+        [[instrument]]
+        instrument = "HYB"
+        profile = "TSE_HYBRID"
+        reference_price = 500
+        limit_table = "tse"
+    """
+    async with market(text=text) as m:
+        phases = (Phase.PRE_OPEN, Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+        await m.exchange.submit(*(SetPhase("HYB", phase) for phase in phases))
+        m.send("alfa", buy("a-1", 0, 5, "HYB", order_type=OrderType.MARKET))
+        await m.until_reports("alfa", 1)
+
+        [quote] = [message for message in m.bus.market["HYB"] if isinstance(message, QuoteMessage)]
+        due = m.exchange.engine.time_ns + 180 * 1_000_000_000
+        assert (quote.quote, quote.side, quote.price, quote.due_ns) == ("special", Side.BUY, 510, due)
+        assert m.exchange.schedule.next_ns(m.clock.time_ns) == due
+        m.clock.time_ns = due
+        [renewal] = m.exchange.schedule.due(due)
+        await m.exchange.submit(renewal)
+
+        quotes = [message for message in m.bus.market["HYB"] if isinstance(message, QuoteMessage)]
+        assert [message.price for message in quotes] == [510, 520]
+        snapshot = msgspec.msgpack.decode(m.exchange.market_data.snapshot("HYB").payload, type=Snapshot)
+        assert (snapshot.quote, snapshot.quote_price) == ("special", 520)
