@@ -10,7 +10,7 @@ all that priority is.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -28,6 +28,12 @@ from gateway.bus.messages import (
 )
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def digest_of(sides: Iterable[Sequence[tuple[int, int, int]]]) -> int:
+    """CRC-32 of the MessagePack encoding of ``[bids, asks]``, each an array of ``[order_id, price, quantity]`` in
+    matching priority."""
+    return zlib.crc32(_encode(list(sides)))
 
 
 class BookDrifted(Exception):
@@ -66,13 +72,11 @@ class OrderBook:
         return [BookOrder(order, side, price, shown) for price in prices for order, shown in levels[price].items()]
 
     def digest(self) -> int:
-        """CRC-32 of the MessagePack encoding of ``[bids, asks]``, each an array of ``[order_id, price, quantity]`` in
-        matching priority."""
-        sides = [
+        """See ``digest_of``."""
+        return digest_of(
             [(order.order_id, order.price, order.quantity) for order in self.queue(side)]
             for side in (Side.BUY, Side.SELL)
-        ]
-        return zlib.crc32(_encode(sides))
+        )
 
     def apply(self, change: OrderChange) -> None:
         """Carry out one change. Raises ``BookDrifted`` if it does not fit; the book is then as it was."""

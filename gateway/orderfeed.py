@@ -48,7 +48,7 @@ from gateway.bus.messages import (
 from gateway.bus.topics import BY_ORDER
 from gateway.clock import Clock
 from gateway.marketdata import LONG_AGO, Message
-from gateway.orderbook import BookDrifted, OrderBook
+from gateway.orderbook import BookDrifted, OrderBook, digest_of
 
 logger = logging.getLogger("dojima")
 
@@ -132,6 +132,13 @@ class OrderFeed:
 
     def fold(self, time_ns: int, events: list[Event]) -> None:
         """Take in what one command led to, right after the engine applied it."""
+        if len(events) == 1 and isinstance(event := events[0], Accepted):  # what most commands lead to
+            resting = self.books.get(event.instrument)
+            if resting is not None and not event.waiting and not event.repeat and event.order_id not in resting.book:
+                resting.say(OrderAdded(event.order_id, event.side, event.price, event.quantity))
+                resting.time_ns = time_ns
+                self.touched[event.instrument] = resting
+            return
         seen: dict[str, _Instrument] = {}
         try:
             self._fold(events, seen)
@@ -318,16 +325,17 @@ class OrderFeed:
     def _snapshot(self, feed: _Instrument, now: int) -> Iterator[Message]:
         feed.dirty = False
         feed.snapshot_at = now
-        orders = [
-            BookOrder(order, side, price, shown)
-            for side in _SIDES
-            for order, price, shown in self._engine.shown(feed.code, side)
-        ]
-        if orders != [order for side in _SIDES for order in feed.book.queue(side)]:
+        truth = [self._engine.shown(feed.code, side) for side in _SIDES]
+        digest = digest_of(truth)
+        if digest != feed.book.digest():
             logger.error("order by order, %s: the book told is not the engine's; corrected", feed.code)
             self._correct(feed)
             yield from self._changes(feed)
-        digest = feed.book.digest()
+        orders = [
+            BookOrder(order, side, price, shown)
+            for side, rows in zip(_SIDES, truth, strict=True)
+            for order, price, shown in rows
+        ]
         parts = max(1, -(-len(orders) // PART_MAX))
         feed.parts = parts
         for part in range(parts):
