@@ -209,6 +209,7 @@ class Life:
         choices: list[Command] = [
             SuspendInstrument(code),
             ResumeInstrument(code),
+            ResumeInstrument(code),
             SetReferencePrice(code, draw.choice([90, 100, 110, 2**60])),
             SetTickTable(draw.choice(["steps", "tens"]), 0, [TickRow(0, draw.choice([1, 5, 10]))]),
             SetPhase(code, draw.choice(list(Phase))),
@@ -229,8 +230,8 @@ class Life:
             RebuildInstrument(FUNDED),
             BustTrade(draw.choice([1, 2, 3, 50, 10**20])),
             SetRiskLimits(
-                draw.choice(["", *MEMBERS]),
-                draw.choice(["", code]),
+                draw.choice(["", MEMBERS[-1]]),
+                draw.choice([COARSE, code]),
                 quantity_max=draw.choice([0, 0, 90]),
                 value_max=draw.choice([0, 0, 10**6]),
                 share_alert=draw.choice([0, 500]),

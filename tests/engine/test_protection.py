@@ -329,6 +329,22 @@ def test_the_limits_of_the_member_and_of_the_book_both_hold() -> None:
     assert only(market.buy(50, 80), Accepted)
 
 
+@pytest.mark.parametrize(
+    ("pair", "whose"),
+    [
+        (("alpha", CODE), f" for alpha in {CODE}, got 2"),
+        (("alpha", ""), " for alpha, got 2"),
+        (("", CODE), f" for {CODE}, got 2"),
+        (("", ""), "at most 1, got 2"),
+    ],
+)
+def test_a_refusal_says_whose_limit_it_is(pair: tuple[str, str], whose: str) -> None:
+    market = start(Phase.PRE_OPEN)
+    market.must(SetRiskLimits(*pair, quantity_max=1))
+
+    assert whose in refusal(market.buy(2, 100)).text
+
+
 def test_limits_of_nothing_are_taken_back() -> None:
     market = limited(quantity_max=1)
 
