@@ -23,6 +23,7 @@ from typing import Final
 from engine.backend import confirm as _confirm
 from engine.commands import (
     AmendOrder,
+    ApproveTransfer,
     BustTrade,
     CancelOrder,
     Command,
@@ -98,6 +99,7 @@ from engine.events import (
     TradeBusted,
     Traded,
     TradingStateChanged,
+    TransferDecided,
     VolatilityInterrupted,
     WindowBegan,
     WindowSet,
@@ -126,6 +128,7 @@ __all__ = [
     "AmendOrder",
     "Amended",
     "Approval",
+    "ApproveTransfer",
     "AuctionUncrossed",
     "BalanceChanged",
     "BustTrade",
@@ -205,6 +208,7 @@ __all__ = [
     "TradeBusted",
     "Traded",
     "TradingStateChanged",
+    "TransferDecided",
     "VolatilityInterrupted",
     "WindowBegan",
     "WindowKind",

@@ -322,6 +322,14 @@ class SetWindow(_Command, tag="set_window"):
     purge: bool = True  #: resting orders are cancelled when it begins; else they stay, and nothing trades
 
 
+class ApproveTransfer(_Command, tag="approve_transfer"):
+    """The issuer has decided about the transfer of a trade (market-rules 8); settlement waits where it must."""
+
+    trade_id: Annotated[int, Meta(ge=1)]
+    reference: ClientOrderId  #: what the decision is kept under, at the issuer's
+    approved: bool = True
+
+
 class Deposit(_Command, tag="deposit"):
     """Cash or units of an account that pre-funded instruments may count on."""
 
@@ -365,6 +373,7 @@ ExchangeCommand = (
     | PermitMember
     | SetHolder
     | SetWindow
+    | ApproveTransfer
     | Deposit
     | Withdraw
     | RenewQuote

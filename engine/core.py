@@ -52,6 +52,7 @@ from engine.checks import (
 )
 from engine.commands import (
     AmendOrder,
+    ApproveTransfer,
     BustTrade,
     CancelOrder,
     Command,
@@ -314,6 +315,8 @@ class Engine(Quoting):
             refusal = self._permit(command, events)
         elif isinstance(command, SetHolder):
             refusal = self._set_holder(command, events)
+        elif isinstance(command, ApproveTransfer):
+            refusal = self._approve_transfer(command, events)
         else:
             refusal = self._set_window(command, events)
         if refusal is not None:
@@ -1415,6 +1418,8 @@ class Engine(Quoting):
             digest.update(encode(held))
         for index in sorted(self._policies):
             digest.update(encode([index, self._policies[index].key()]))
+        if self._decided:
+            digest.update(encode(sorted(self._decided.items())))
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:

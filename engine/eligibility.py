@@ -25,18 +25,27 @@ from engine.checks import (
     Refusal,
     is_account,
     is_date,
+    is_id,
     is_participant,
     number,
     plain,
     unknown_instrument,
 )
-from engine.commands import PermitMember, SetEligibility, SetHolder, SetTokenStatus, SetWindow
+from engine.commands import (
+    ApproveTransfer,
+    PermitMember,
+    SetEligibility,
+    SetHolder,
+    SetTokenStatus,
+    SetWindow,
+)
 from engine.events import (
     EligibilitySet,
     Event,
     HolderSet,
     MemberPermitted,
     TokenStatusSet,
+    TransferDecided,
     WindowBegan,
     WindowSet,
 )
@@ -94,6 +103,7 @@ class Eligibility(Protection):
         super().__init__()
         self._funding: Final = Funding(self._orders, self._instruments, self._identities)
         self._policies: Final[dict[int, Policy]] = {}  #: by instrument
+        self._decided: Final[dict[int, bool]] = {}  #: transfers that issuers have approved or refused, by trade
 
     # --- orders ------------------------------------------------------------------------------------------------------
 
@@ -222,9 +232,9 @@ class Eligibility(Protection):
     # --- settlement --------------------------------------------------------------------------------------------------
 
     def check_settlement(
-        self, code: str, seller: str, sell_account: str, buyer: str, buy_account: str
+        self, code: str, seller: str, sell_account: str, buyer: str, buy_account: str, trade_id: int = 0
     ) -> tuple[str, bool]:
-        """Whether a trade of ``code`` may be settled now: why not ("": it may), and whether the issuer must approve.
+        """Whether a trade of ``code`` may be settled now: why not ("": it may), and if the issuer has yet to approve.
 
         Raises ``KeyError`` for an instrument that does not exist.
         """
@@ -234,7 +244,9 @@ class Eligibility(Protection):
         if instrument.guards & RESTRICTED == 0:
             return "", False
         policy = self._policies[instrument.index]
-        approval = policy.rules.approval != Approval.NONE
+        approval = policy.rules.approval != Approval.NONE and trade_id not in self._decided
+        if trade_id in self._decided and not self._decided[trade_id]:
+            return f"the issuer has refused the transfer of trade {trade_id}", False
         what = _why_not_transferable(policy.status)
         if what:
             return f"{code} is {what}", approval
@@ -367,6 +379,23 @@ class Eligibility(Protection):
                 command.lock_up_until,
             )
         )
+        return None
+
+    def _approve_transfer(self, command: ApproveTransfer, events: list[Event]) -> Refusal | None:
+        trade = command.trade_id
+        if not 1 <= trade <= self.trades:
+            text = f"Expected the number of a trade, 1 to {self.trades}, got {number(trade)} - at `$.trade_id`"
+            return Refusal(Reason.UNKNOWN_TRADE, text)
+        if trade in self._decided:
+            text = f"Expected a transfer that is not decided, got that of trade {trade}, which is - at `$.trade_id`"
+            return Refusal(Reason.ALREADY_BOOKED, text)
+        if not is_id(command.reference):
+            text = f"Expected a reference of 1 to 36 printable characters, got {plain(command.reference)}"
+            return Refusal(Reason.BAD_IDENTITY, f"{text} - at `$.reference`")
+        self._decided[trade] = command.approved
+        buy = self._tape.trade(trade)[0]
+        code = self._instruments[self._orders.instrument(buy)].code
+        events.append(TransferDecided(trade, code, command.approved, command.reference))
         return None
 
     def _set_window(self, command: SetWindow, events: list[Event]) -> Refusal | None:

@@ -477,6 +477,15 @@ class WindowSet(_Event, tag="window"):
     purge: bool
 
 
+class TransferDecided(_Event, tag="transfer_decided"):
+    """See ``ApproveTransfer``."""
+
+    trade_id: int
+    instrument: str
+    approved: bool
+    reference: str
+
+
 class WindowBegan(_Event, tag="window_began"):
     """The instrument takes no orders up to and including ``last``. What it cancels follows."""
 
@@ -526,5 +535,6 @@ Event = (
     | HolderSet
     | WindowSet
     | WindowBegan
+    | TransferDecided
     | QuoteChanged
 )

@@ -272,7 +272,8 @@ class Exchange:
         """What the market says of a trade by now: what was checked at entry is checked again before it settles."""
         seller, sell_account = owner(instruction.seller)
         buyer, buy_account = owner(instruction.buyer)
-        return self.engine.check_settlement(instruction.asset, seller, sell_account, buyer, buy_account)
+        trade = instruction.trade_ids[0]
+        return self.engine.check_settlement(instruction.asset, seller, sell_account, buyer, buy_account, trade)
 
     def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
         """Everything that follows from one command, in every room."""

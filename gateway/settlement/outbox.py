@@ -226,7 +226,8 @@ class Outbox:
                 _entries(
                     file,
                     "WHERE open = 1 AND ledger = ? AND settle_date <= ? AND on_ledger <> 1 AND alert = ''"
-                    " AND (state IN ('NEW', 'PRECHECKED') OR (state = 'SUBMITTED' AND on_ledger = 0)"
+                    " AND (state IN ('NEW', 'PRECHECKED')"
+                    " OR (state IN ('SUBMITTED', 'PENDING_APPROVAL') AND on_ledger = 0)"
                     " OR (state = 'FAILED_TODAY' AND fails <= ?))"
                     f" AND {_IS_TIME} AND {_MAY_GO} ORDER BY settle_date, number LIMIT ?",
                     (ledger, progress.business_date, recycle_max, now, now + BACK_OFF_MAX, limit),
@@ -297,6 +298,7 @@ class Outbox:
             for entry in waiting:
                 present = _entry(file, entry.number)
                 _go(file, progress, present, State.PENDING_APPROVAL, now, reason=WAITS_FOR_APPROVAL)
+                _later(file, present, now)
 
         await self._database.write(held_up)
 

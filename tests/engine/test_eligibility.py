@@ -9,6 +9,7 @@ import pytest
 from engine import (
     Accepted,
     Approval,
+    ApproveTransfer,
     AuctionUncrossed,
     Cancelled,
     CancelReason,
@@ -35,6 +36,7 @@ from engine import (
     TimeInForce,
     TokenStatusSet,
     Traded,
+    TransferDecided,
     WindowBegan,
     WindowKind,
     WindowSet,
@@ -410,12 +412,34 @@ def test_settlement_is_told_what_stands_in_its_way():
         market.engine.check_settlement("NONE", "beta", "", "alpha", "")
 
 
+@pytest.mark.parametrize("approved", [True, False])
+def test_the_issuer_decides_about_a_transfer_once(approved: bool):
+    market = zaraba(reference_price=100)
+    market.must(SetEligibility(CODE, approval=Approval.ACCEPT))
+    market.sell(10, 100)
+    market.buy(10, 100)
+    before = market.engine.digest()
+    asked = (CODE, "beta", "", "alpha", "", 1)
+    assert market.engine.check_settlement(*asked) == ("", True)
+
+    decided = market.must(ApproveTransfer(1, "letter-17", approved))
+
+    assert decided == [TransferDecided(1, CODE, approved, "letter-17")]
+    words = "" if approved else "the issuer has refused the transfer of trade 1"
+    assert market.engine.check_settlement(*asked) == (words, False)
+    assert reason(market.run(ApproveTransfer(1, "letter-18"))) == Reason.ALREADY_BOOKED
+    market.engine.sequence -= 2
+    market.engine.time_ns -= 2
+    assert market.engine.digest() != before
+
+
 # --- the commands themselves -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("command", "why"),
     [
+        (ApproveTransfer(1, "letter-17"), Reason.UNKNOWN_TRADE),
         (SetEligibility("NONE"), Reason.UNKNOWN_INSTRUMENT),
         (SetTokenStatus("NONE"), Reason.UNKNOWN_INSTRUMENT),
         (PermitMember("alpha", "NONE"), Reason.UNKNOWN_INSTRUMENT),

@@ -9,6 +9,7 @@ import pytest
 
 from engine import (
     Approval,
+    ApproveTransfer,
     ListInstrument,
     NewOrder,
     Phase,
@@ -121,7 +122,7 @@ async def test_what_needs_approval_waits_for_the_issuer_and_then_goes_out(settle
     await settlement.settle()
     assert await stands(settlement) == (State.PENDING_APPROVAL, "waits for the issuer's approval")
 
-    await settlement.approve(ID, "letter 17")
+    await settlement.approve(ID, "letter-17")
     await settlement.settle()
 
     entry, moves = await settlement.find(ID)
@@ -133,7 +134,7 @@ async def test_what_needs_approval_waits_for_the_issuer_and_then_goes_out(settle
         State.SUBMITTED,
         State.SETTLED,
     ]
-    assert moves[2].reason == "approved: letter 17"
+    assert moves[2].reason == "approved: letter-17"
 
 
 async def test_what_the_issuer_refuses_ends_with_its_words(settlement: Settlement, gate: Market) -> None:
@@ -144,7 +145,7 @@ async def test_what_the_issuer_refuses_ends_with_its_words(settlement: Settlemen
 
     assert await stands(settlement) == (State.REJECTED, "not approved: the buyer is a competitor")
     with pytest.raises(IllegalMove):
-        await settlement.approve(ID, "letter 18")
+        await settlement.approve(ID, "letter-18")
 
 
 async def test_an_approval_that_is_late_counts_on_the_next_day(settlement: Settlement, gate: Market) -> None:
@@ -155,7 +156,7 @@ async def test_an_approval_that_is_late_counts_on_the_next_day(settlement: Settl
     await settlement.advance(NEXT_DATE)
     assert (await stands(settlement))[0] is State.PENDING_APPROVAL
 
-    await settlement.approve(ID, "letter 17")
+    await settlement.approve(ID, "letter-17")
     await settlement.settle()
 
     assert (await stands(settlement))[0] is State.SETTLED
@@ -165,9 +166,9 @@ async def test_only_what_waits_for_it_can_be_approved(settlement: Settlement) ->
     await settlement.flush()
 
     with pytest.raises(IllegalMove, match="NEW"):
-        await settlement.approve(ID, "letter 17")
+        await settlement.approve(ID, "letter-17")
     with pytest.raises(NotFound):
-        await settlement.approve("DOJIMA-1-1-1", "letter 17")
+        await settlement.approve("DOJIMA-1-1-1", "letter-17")
 
 
 async def test_an_approval_holds_although_the_transfer_had_to_wait_again(
@@ -176,7 +177,7 @@ async def test_an_approval_holds_although_the_transfer_had_to_wait_again(
     gate.approval = True
     await settlement.settle()
     gate.words = "KDX-2107 is paused"
-    await settlement.approve(ID, "letter 17")
+    await settlement.approve(ID, "letter-17")
     await settlement.settle()
     assert await stands(settlement) == (State.PRECHECKED, "not eligible: KDX-2107 is paused")
 
@@ -220,7 +221,8 @@ async def test_the_exchange_asks_its_own_engine(tmp_path: Path) -> None:
         clock.time_ns += 2 * 10**9
         await settlement.settle()
         assert (await stands(settlement))[0] is State.PENDING_APPROVAL
-        await settlement.approve(ID, "letter 17")
+        engine.apply(ApproveTransfer(1, "letter-17"))
+        clock.time_ns += 4 * 10**9
         await settlement.settle()
         assert (await stands(settlement))[0] is State.SETTLED
     finally:
