@@ -85,8 +85,8 @@ def _home(key: i64) -> i64:
 class FastBook(Book):
     """The queues of one instrument, in integers.
 
-    What ``add``, ``remove``, ``fill``, ``consume``, ``worse``, ``levels``, ``available``, ``set_step`` and ``check`` do is told
-    by ``Book``.
+    What ``add``, ``remove``, ``fill``, ``consume``, ``worse``, ``levels``, ``available``, ``set_step`` and ``check`` do
+    is told by ``Book``.
     """
 
     def __init__(self, table: OrderTable) -> None:
