@@ -588,6 +588,23 @@ def test_in_a_non_cancel_period_it_waits_until_the_auction_is_over() -> None:
     }
 
 
+def test_what_waits_of_others_and_by_request_waits_on() -> None:
+    market = start(Phase.PRE_OPEN)
+    for member in ("alpha", "beta"):
+        market.buy(10, 100, member, id=f"{member}-100")
+        market.buy(10, 99, member, id=f"{member}-99")
+    market.phase(Phase.PRE_OPEN_NCP)
+    market.mass_cancel(price_from=100)
+    market.must(Disconnected("beta"), Disconnected("alpha"), Disconnected("alpha"))
+
+    assert reasons(market.phase(Phase.OPENING_AUCTION, Phase.BREAK)) == {
+        "alpha-100": CancelReason.MASS_CANCEL,
+        "alpha-99": CancelReason.DISCONNECT,
+        "beta-100": CancelReason.DISCONNECT,
+        "beta-99": CancelReason.DISCONNECT,
+    }
+
+
 def test_a_closed_book_keeps_the_orders_of_a_member_that_goes_home() -> None:
     market = zaraba(rules={"cancel_on_disconnect": 1})
     market.buy(10, 100, time_in_force=TimeInForce.GTC, id="a")
