@@ -80,7 +80,7 @@ class OrderBook:
 
     def apply(self, change: OrderChange) -> None:
         """Carry out one change. Raises ``BookDrifted`` if it does not fit; the book is then as it was."""
-        if isinstance(change, OrderAdded | OrderReplenished):
+        if type(change) is OrderAdded or type(change) is OrderReplenished:  # see OrderFeed: isinstance is slow here
             if change.order_id in self._places:
                 raise BookDrifted(f"Expected an order that is not in the book, got {change}")
             self._add(change.order_id, change.side, change.price, change.quantity)
@@ -90,20 +90,20 @@ class OrderBook:
             raise BookDrifted(f"Expected an order that is in the book, got {change}")
         side, price = place
         level = self.levels[side][price]
-        if isinstance(change, OrderExecuted):
+        if type(change) is OrderExecuted:
             left = level[change.order_id] - change.quantity
             if left > 0:
                 level[change.order_id] = left
             else:  # an iceberg takes part in an auction with more than it shows
                 self._remove(change.order_id, side, price, level)
-        elif isinstance(change, OrderResized):
+        elif type(change) is OrderResized:
             level[change.order_id] = change.quantity
         else:
             self._remove(change.order_id, side, price, level)
-            if isinstance(change, OrderReplaced):
+            if type(change) is OrderReplaced:
                 self._add(change.order_id, side, change.price, change.quantity)
             else:
-                assert isinstance(change, OrderDeleted)
+                assert type(change) is OrderDeleted
 
     def _add(self, order_id: int, side: Side, price: int, shown: int) -> None:
         self.levels[side].setdefault(price, {})[order_id] = shown
