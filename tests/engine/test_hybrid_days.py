@@ -205,8 +205,7 @@ def lives(make_engine: Callable[[], Engine]) -> Callable[..., None]:
             days.live(done)
             days.ask()
 
-    few = settings(max_examples=max(settings.default.max_examples // 3, 5))  # each is a day of some forty commands
-    run = given(
+    return given(
         deeds,
         listings,
         st.sampled_from(["one", "steps"]),
@@ -215,11 +214,12 @@ def lives(make_engine: Callable[[], Engine]) -> Callable[..., None]:
         st.sampled_from([0, 97, 100, 100, 102]),
         st.sampled_from([0, 2, 2]),
     )(a_market_lives)
-    return few(run)
 
 
-test_engine_and_model_agree_on_hybrid_days = lives(lambda: Engine(book=REFERENCE))
-test_engine_with_the_fast_book_and_model_agree_on_hybrid_days = lives(lambda: Engine(book=FAST))
+#: Each is a day of some forty commands.
+few = settings(max_examples=max(settings.default.max_examples // 3, 5))
+test_engine_and_model_agree_on_hybrid_days = few(lives(lambda: Engine(book=REFERENCE)))
+test_engine_with_the_fast_book_and_model_agree_on_hybrid_days = few(lives(lambda: Engine(book=FAST)))
 
 
 def _a_width_wider_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
