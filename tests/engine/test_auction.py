@@ -272,6 +272,13 @@ def test_fills_reach_as_far_as_the_volume_and_no_further() -> None:
     assert filled(side, 13) == [(1, 3), (2, 4), (3, 5), (4, 1)]
 
 
+def test_orders_are_no_one_group_unless_that_is_said() -> None:
+    table, _ = book_of((BUY, 1, 1))
+    orders: list[int] = []
+    assert fills(frozen((101, {1: 4})), table, 3, PRICE_TIME, 1, orders, {}) == [3]
+    assert orders == [1]
+
+
 def test_fills_in_turns_are_by_participant_within_a_price() -> None:
     side = frozen((0, {1: 3}), (101, {2: 4, 3: 5}), (100, {4: 6}))
     assert filled(side, 8, SIMULTANEOUS_RR) == [(1, 3), (2, 2), (3, 3)]
@@ -549,6 +556,10 @@ def test_a_better_claim_counts_nothing_where_all_who_can_trade_are_alike() -> No
     check(plan_of(bids, asks, (100, 5, -9), (1, 5, 5), sharing=PRICE_TIME))
     with pytest.raises(InvariantBroken, match="better claim"):
         check(plan_of(bids, asks, (100, 5, -9), (1, 5, 5)))
+    bids, asks = frozen((101, {3: 5}), (100, {5: 9})), frozen((100, {1: 5}))
+    check(plan_of(bids, asks, (100, 5, 9), (5, 1, 5), sharing=PRICE_TIME))
+    with pytest.raises(InvariantBroken, match="better claim"):
+        check(plan_of(bids, asks, (100, 5, 9), (5, 1, 5)))
 
 
 def test_orders_that_did_not_ask_are_counted() -> None:
@@ -565,6 +576,8 @@ def test_a_plan_that_pairs_a_group_with_itself_does_not_pass(group: int) -> None
         check(good_plan(), groups={3: group, 6: group})
     check(good_plan(), groups={3: group, 6: 1 - group})
     check(good_plan(), groups={7: group, 8: group})
+    check(good_plan(), groups={3: group})
+    check(good_plan(), groups={6: group})
 
 
 @pytest.mark.parametrize("side", [BUY, SELL])
@@ -574,6 +587,11 @@ def test_a_plan_that_leaves_market_orders_does_not_pass_where_all_must_fill(side
     pairs = [(1, 3, 2), (2, 3, 2)] if side == BUY else [(3, 1, 2), (3, 2, 2)]
     plan = plan_of(bids, asks, (100, 4, 1 if side == BUY else -1), *pairs)
     check(plan)
+    exactly = frozen((100, {3: 5}))
+    pairs = [(1, 3, 2), (2, 3, 3)] if side == BUY else [(3, 1, 2), (3, 2, 3)]
+    check(
+        plan_of(market if side == BUY else exactly, exactly if side == BUY else market, (100, 5, 0), *pairs), 0, 0, True
+    )
 
     with pytest.raises(InvariantBroken, match=r"^Market orders are left at 100, and there all of them must fill$"):
         check(plan, must_fill=True)

@@ -67,6 +67,7 @@ def test_where_there_is_not_so_much_address_space_less_is_reserved(monkeypatch: 
 
     assert list(zeros(3, 80)) == [0, 0, 0]
     assert asked == [80, 40, 20, 10]
+    assert {type(capacity) for capacity in asked} == {int}
     asked.clear()
     with pytest.raises(MemoryError):
         zeros(20, 80)
@@ -533,6 +534,9 @@ def test_a_bare_market_takes_commands_one_by_one_and_many_at_once() -> None:
             (0, 0),
         ]
         assert [table.priority[order] for order in range(1, 8)] == [0] * 7
+        assert {
+            (table.order_type(order), table.validity(order), table.participant(order)) for order in range(1, 8)
+        } == {(0, 0, 0)}
         assert [book.best(side) for book in market.books for side in (BUY, SELL)] == [0, 0, 0, 0]
 
 

@@ -81,6 +81,39 @@ def test_an_order_takes_the_best_price_first_and_then_the_earliest(kind: type[Bo
 
 
 @BOOKS
+@pytest.mark.parametrize("side", [BUY, SELL])
+def test_an_order_trades_up_to_its_limit_and_no_further(kind: type[Book], side: int) -> None:
+    worse = 1 if side == BUY else -1
+    for limit, reached in ((99, 0), (100, 1), (101, 2), (102, 2), (103, 3), (104, 3)):
+        table = OrderTable()
+        book = kind(table)
+        makers = [add(table, book, 1 - side, 100 + n * worse, 5) for n in (0, 1, 3)]
+        order = incoming(table, side, 100 + (limit - 100) * worse, 100)
+        fills = Fills()
+
+        assert take(table, book, order, table.price[order], fills, -1, None) == 0
+
+        assert [fill[0] for fill in made(fills)] == makers[:reached]
+        assert table.open[order] == 100 - 5 * reached
+
+
+@BOOKS
+@pytest.mark.parametrize("side", [BUY, SELL])
+def test_an_order_finds_nobody_in_an_empty_book_and_anybody_at_the_lowest_price(kind: type[Book], side: int) -> None:
+    for limit in (0, 1):
+        table = OrderTable()
+        book = kind(table)
+        fills = Fills()
+        order = incoming(table, side, limit, 5)
+        assert take(table, book, order, limit, fills, -1, None) == 0
+        assert (fills.count, table.open[order]) == (0, 5)
+        maker = add(table, book, 1 - side, 1, 3)
+        assert take(table, book, order, limit, fills, -1, None) == 0
+        assert made(fills) == [(maker, order, 1, 3)]
+        assert table.open[order] == 2
+
+
+@BOOKS
 def test_fills_are_added_to_those_before_and_find_room(kind: type[Book]) -> None:
     table = OrderTable()
     book = kind(table)
@@ -111,6 +144,18 @@ def test_it_stops_before_an_own_order_and_behind_an_iceberg_that_has_shown_all(k
     assert made(fills) == [(iceberg, order, 100, 5)]
     assert (table.open[order], table.open[own]) == (15, 5)
     book.check()
+
+
+@BOOKS
+def test_an_iceberg_of_which_the_last_that_is_shown_fills_an_order_needs_a_decision(kind: type[Book]) -> None:
+    table = OrderTable()
+    book = kind(table)
+    iceberg = add(table, book, SELL, 100, 5)
+    order = incoming(table, BUY, 100, 5)
+
+    assert take(table, book, order, 100, Fills(), -1, {iceberg: 40}) == iceberg
+
+    assert table.open[order] == 0
 
 
 #: What is wrong with the third order of a queue of four, and what is said of it.

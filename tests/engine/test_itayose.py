@@ -179,6 +179,14 @@ def test_market_orders_that_cannot_all_fill_take_turns_too() -> None:
     assert fills == [100, 100, 0]
 
 
+def test_a_single_unit_that_is_left_goes_to_the_next_group() -> None:
+    assert allocate(3, [2, 5], SIMULTANEOUS_RR, participants=[A, B], group_sizes=[1, 1]) == [2, 1]
+
+
+def test_a_turn_is_one_unit_unless_another_lot_is_named() -> None:
+    assert allocate(2, [3, 3], SIMULTANEOUS_RR, participants=[A, B], group_sizes=[2]) == [1, 1]
+
+
 def test_allocation_refuses_what_it_does_not_know() -> None:
     with pytest.raises(ValueError, match="Expected an allocation rule of PRICE_TIME, SIMULTANEOUS_RR, got 'PRO_RATA'"):
         allocate(1, [1], "PRO_RATA")
@@ -186,6 +194,10 @@ def test_allocation_refuses_what_it_does_not_know() -> None:
         allocate(1, [1, 1], SIMULTANEOUS_RR, participants=[A], group_sizes=[2])
     with pytest.raises(ValueError, match="a participant and a group for each of 2 orders"):
         allocate(1, [1, 1], SIMULTANEOUS_RR, participants=[A, B], group_sizes=[1])
+    with pytest.raises(ValueError, match="a participant and a group for each of 2 orders"):
+        allocate(1, [1, 1], SIMULTANEOUS_RR, participants=[A, B])
+    with pytest.raises(ValueError, match="a participant and a group for each of 2 orders"):
+        allocate(1, [1, 1], SIMULTANEOUS_RR, group_sizes=[2])
 
 
 # --- pairing ---------------------------------------------------------------------------------------------------------
@@ -272,6 +284,7 @@ def test_a_limit_left_off_the_grid_by_a_new_table_counts_but_cannot_be_the_price
 def test_without_a_reference_an_exact_balance_takes_the_middle_rounded_down() -> None:
     assert price_of({103: 8}, {100: 8}) == Equilibrium(101, 8, 0)
     assert price_of({103: 10, 101: 4}, {100: 10, 102: 4}) == Equilibrium(101, 10, 4)
+    assert type(price_of({103: 8}, {100: 8}).price) is int
 
 
 def test_an_unknown_price_rule_is_refused_by_name() -> None:
@@ -327,6 +340,13 @@ def test_bnb_stops_pressure_at_five_percent_from_the_reference() -> None:
     assert price_of({220: 12}, {100: 8}, rule="bnb").price == 220
 
 
+def test_bnb_reckons_in_whole_prices() -> None:
+    result = price_of({220: 12}, {100: 8}, reference=201, rule="bnb")
+    assert (result, type(result.price)) == (Equilibrium(211, 8, 4), int)
+    result = price_of({220: 8}, {100: 12}, reference=199, rule="bnb")
+    assert (result, type(result.price)) == (Equilibrium(190, 8, -4), int)
+
+
 def test_euronext_lets_market_orders_pull_the_price_out_to_the_reference() -> None:
     assert price_of({}, {100: 5}, market_buy=20, reference=130, rule="euronext") == Equilibrium(130, 5, 15)
     assert price_of({100: 5}, {}, market_sell=20, reference=70, rule="euronext") == Equilibrium(70, 5, -15)
@@ -336,6 +356,33 @@ def test_euronext_lets_market_orders_pull_the_price_out_to_the_reference() -> No
 def test_euronext_without_a_reference_stays_within_the_limits_in_the_book() -> None:
     assert price_of({100: 5}, {}, market_sell=20, rule="euronext") == Equilibrium(100, 5, -15)
     assert price_of({}, {100: 5}, market_buy=20, rule="euronext") == Equilibrium(100, 5, 15)
+
+
+def test_xetra_looks_only_at_limits_that_are_valid_and_as_good_as_any() -> None:
+    assert price_of({110: 8}, {100: 8}, reference=100, lower=105, rule="xetra") == Equilibrium(110, 8, 0)
+    assert price_of({110: 8}, {100: 8}, reference=110, upper=105, rule="xetra") == Equilibrium(100, 8, 0)
+    assert price_of({110: 8}, {90: 8, 105: 4}, reference=110, rule="xetra") == Equilibrium(90, 8, 0)
+    five = TickTable([(0, 5)])  # 103 is from before a change of ticks
+    assert price_of({110: 8, 103: 4}, {90: 8}, reference=103, ticks=five, rule="xetra") == Equilibrium(110, 8, 0)
+
+
+def test_xetra_does_not_see_that_a_price_between_two_limits_would_leave_nobody() -> None:
+    book = ({100: 4, 110: 8}, {90: 8, 105: 4})
+    assert price_of(*book, reference=104, rule="xetra") == Equilibrium(105, 8, -4)
+    assert price_of(*book, reference=104) == Equilibrium(104, 8, 0)
+
+
+def test_xetra_takes_the_only_limit_there_is() -> None:
+    assert price_of({100: 8}, {100: 8}, reference=103, rule="xetra") == Equilibrium(100, 8, 0)
+
+
+def test_market_orders_may_be_left_and_the_rule_is_jpx_s_unless_something_else_is_said() -> None:
+    assert equilibrium([], [], [100], [4], 5, 0, ONE, 0, 0, 0) == Equilibrium(101, 4, 1)
+    assert equilibrium([110], [8], [100], [8], 0, 0, ONE, 0, 0, 104) == Equilibrium(104, 8, 0)
+
+
+def test_a_single_unit_has_a_price() -> None:
+    assert price_of({100: 1}, {100: 1}) == Equilibrium(100, 1, 0)
 
 
 def test_xetra_never_leaves_the_limits_in_the_book() -> None:

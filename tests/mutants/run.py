@@ -80,7 +80,7 @@ class Mutant:
     """One change of one function, named ``module.function`` or ``module.Class.method`` within ``engine.matching``."""
 
     function: str
-    before: str  #: the changed lines as they are, one line, spaces made one
+    before: str  #: the changed lines as they are, in one, without comments
     after: str
     number: int = 1  #: which of those that read the same
     verdict: str = ""
@@ -93,7 +93,7 @@ class Mutant:
 
 
 def _one_line(lines: Iterable[str]) -> str:
-    return " ".join(" ".join(lines).split())
+    return " ".join(" ".join(line.split("  #")[0] for line in lines).split())
 
 
 def _find(space: dict[str, Any], dotted: str) -> FunctionType:
@@ -358,16 +358,23 @@ class Runner:
                         self.say(f"{mutant.verdict}: {mutant.function}: {mutant.before} => {mutant.after}")
                 if time.monotonic() > said + 10:
                     said = time.monotonic()
+                    self._keep(verdicts)
                     self.say(f"{len(pending) + len(running)} to go, {_summary(self.mutants)}")
             self.finished = True
         finally:
             for process in running:
                 os.kill(process, signal.SIGKILL)
-            for mutant in self.mutants:
-                if mutant.verdict and mutant.verdict != BROKEN:
-                    verdicts[mutant.key] = [mutant.verdict, mutant.test]
-            VERDICTS.parent.mkdir(exist_ok=True)
-            VERDICTS.write_text(json.dumps({"digest": self._digest, "verdicts": verdicts}, indent=0), "utf-8")
+            self._keep(verdicts)
+
+    def _keep(self, verdicts: dict[str, list[str]]) -> None:
+        """Write down what has been judged, so that a run that is broken off can go on."""
+        for mutant in self.mutants:
+            if mutant.verdict and mutant.verdict != BROKEN:
+                verdicts[mutant.key] = [mutant.verdict, mutant.test]
+        VERDICTS.parent.mkdir(exist_ok=True)
+        new = VERDICTS.with_suffix(".new")
+        new.write_text(json.dumps({"digest": self._digest, "verdicts": verdicts}, indent=0), "utf-8")
+        new.replace(VERDICTS)
 
 
 def _summary(mutants: list[Mutant]) -> str:
