@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -19,6 +20,16 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 backend = runpy.run_path(str(ROOT / "engine" / "backend.py"))
 wanted = os.environ.get(backend["VARIABLE"]) != backend["INTERPRETED"]
+
+
+def _together(sources: list[str], room: str) -> list[str]:
+    """``sources`` with the files of one room made one, so that what calls across it can be inlined."""
+    parts = sorted(source for source in sources if f"___{room}___" in Path(source).name)
+    if not parts:
+        return sources
+    whole = Path(parts[0]).with_name(f"__native_engine___{room}.c")
+    whole.write_text("".join(f'#include "{Path(part).name}"\n' for part in parts), encoding="utf-8")
+    return [source for source in sources if source not in parts] + [str(whole)]
 
 
 class BuildEngine(build_ext):
@@ -31,9 +42,13 @@ class BuildEngine(build_ext):
 
             self.hashes = backend["hashes"]()  # of what is translated, should somebody edit meanwhile
             files = [str(path.relative_to(ROOT)) for path in backend["sources"]().values()]
-            self.distribution.ext_modules = mypycify(["--strict", *files], group_name="engine", debug_level="0")
+            # A file per module, so that all cores compile.
+            self.distribution.ext_modules = mypycify(
+                ["--strict", *files], group_name="engine", debug_level="0", multi_file=True
+            )
             for extension in self.distribution.ext_modules:
                 extension.optional = True
+                extension.sources = _together(extension.sources, "matching")
                 if sys.platform == "linux":
                     # All modules are one library: nobody puts other functions in place of ours, so calls may be direct.
                     extension.extra_compile_args += ["-fno-semantic-interposition"]
@@ -54,6 +69,21 @@ class BuildEngine(build_ext):
             for record in records:
                 record.parent.mkdir(parents=True, exist_ok=True)
                 record.write_text(json.dumps({"sources": self.hashes}, indent=1) + "\n", encoding="utf-8")
+
+    def build_extensions(self) -> None:
+        compile_all = self.compiler.compile
+
+        def compile_each(sources: list[str], **options: object) -> list[str]:
+            """One file after the other keeps one core busy; the largest first, for it takes longest."""
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                done = {
+                    source: pool.submit(compile_all, [source], **options)
+                    for source in sorted(sources, key=os.path.getsize, reverse=True)
+                }
+            return [found for source in sources for found in done[source].result()]
+
+        self.compiler.compile = compile_each
+        super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
         super().build_extension(ext)  # raises where it fails; the caller goes on, since the extension is optional
