@@ -675,7 +675,7 @@ def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def identify(self: Any, participant: str, request_id: str, command: Any, events: list[Event]) -> Any:
         member = self._identities.by_name.get(participant)
         if member is not None and not isinstance(command, NewOrder):
-            member.records.pop(request_id, None)
+            member.outcomes.pop(request_id, None)
         return honest(self, participant, request_id, command, events)
 
     honest = Engine._identify

@@ -427,7 +427,7 @@ def test_history_follows_figures_that_are_measured() -> None:
     named = {row.split("|")[1].strip() for row in history.splitlines() if row.startswith("| ")} - {"figure", "---"}
     assert named
     patterns = (
-        r"book, (steady|deep|sweep|multi)(, against the floor)?",
+        r"book, (steady|deep|sweep|multi)(, bulk)?(, against the floor)?",
         r"whole path|stage: (decode|apply|encode|reports|market data)",
         r"durable, batches of \d+|durable at [\d,]+/s(, not kept up)?, p\d+",
         r"(mosquitto|embedded), batches of \d+(, gateway)?",
