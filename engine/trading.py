@@ -258,12 +258,17 @@ class Trading:
 
     # --- fills -------------------------------------------------------------------------------------------------------
 
-    def _trade_one(self, instrument: Instrument, order: int, maker: int, price: int, events: list[Event]) -> None:
-        """One fill with the resting order ``maker``."""
+    def _trade_one(
+        self, instrument: Instrument, order: int, maker: int, price: int, events: list[Event], queued: bool = False
+    ) -> None:
+        """One fill with the resting ``maker``. ``order`` is in no queue, or it is ``queued`` and keeps its place."""
         table = self._orders
         quantity = min(table.open[order], table.open[maker])
         instrument.book.fill(maker, quantity)
-        table.open[order] -= quantity
+        if queued:
+            instrument.book.fill(order, quantity)
+        else:
+            table.open[order] -= quantity
         self._traded(instrument, order, table.open[order], maker, price, quantity, events)
         instrument.last_price = price
         instrument.last_quantity = quantity
@@ -525,11 +530,7 @@ class Trading:
             sell = book.head(SELL, 0)
             if buy == 0 or sell == 0:
                 return
-            order = max(buy, sell)
-            book.remove(order)
-            self._trade_one(instrument, order, min(buy, sell), instrument.reference, events)
-            if self._orders.open[order]:
-                book.add(order)
+            self._trade_one(instrument, max(buy, sell), min(buy, sell), instrument.reference, events, queued=True)
 
     def _give_limit(self, instrument: Instrument, order: int, price: int, events: list[Event]) -> None:
         """A market-to-limit order, in no queue, takes over a price as its limit."""

@@ -400,6 +400,18 @@ def test_market_orders_without_any_price_wait_for_one() -> None:
     assert fills(events) == [("m", "s", 100, 2), ("m", "n", 100, 3)]
 
 
+def test_a_market_order_that_has_traded_in_part_keeps_its_place_before_later_ones() -> None:
+    market = zaraba(rules={"market_rests": 1})
+    market.sell(3, 0, "alpha", id="s1")
+    market.sell(5, 0, "beta", id="s2")
+    market.buy(10, 0, "gamma", id="b1")
+    market.buy(10, 0, "delta", id="b2")
+
+    events = market.buy(1, 100, "gamma", id="priced")
+
+    assert fills(events) == [("priced", "s1", 100, 1), ("b1", "s1", 100, 2), ("b1", "s2", 100, 5)]
+
+
 # --- post-only, minimum quantity, last day ---------------------------------------------------------------------------
 
 
