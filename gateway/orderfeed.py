@@ -220,12 +220,6 @@ class OrderFeed:
                     shown[order] -= event.quantity
                 if order in feed.book:  # an iceberg in an auction may have left it with all that showed
                     feed.say(OrderExecuted(order, event.quantity, event.price, event.trade_id))
-        if event.maker < 0:
-            return
-        taker = event.sell_order_id if event.maker == Side.BUY else event.buy_order_id
-        if taker in feed.book and taker not in fresh:
-            # Orders without a limit that rested for want of a price: the newer one trades like one that comes in.
-            feed.say(OrderReplaced(taker, feed.book.place(taker)[1], feed.book.shown(taker)))
 
     def _replenished(
         self, feed: _Instrument, event: DisplayChanged, fresh: dict[int, _Fresh], shown: dict[int, int]
