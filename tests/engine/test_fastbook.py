@@ -376,6 +376,14 @@ def wrong(change: Callable[[FastBook, OrderTable], None]) -> str:
     return str(caught.value)
 
 
+def test_a_check_finds_an_order_of_which_the_first_page_says_nothing() -> None:
+    def hide(book: FastBook, _: OrderTable) -> None:
+        empty = next(level for level in range(32, 64) if book._levels[level << 2] == 0)
+        book._levels[empty << 2] = 1
+
+    assert "its page does not say so" in wrong(hide)
+
+
 @pytest.mark.parametrize(("side", "best", "top"), [(BUY, "_best_buy", "_top_buy"), (SELL, "_best_sell", "_top_sell")])
 def test_a_check_looks_at_what_is_at_hand(side: int, best: str, top: str) -> None:
     other = 40 if side == BUY else 300
