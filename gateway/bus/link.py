@@ -7,6 +7,7 @@ is aiomqtt's habit, is good enough here.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +48,17 @@ def _number(code: ReasonCode | int | None) -> int:
     return code.value if isinstance(code, ReasonCode) else code or 0
 
 
+def _heed_cancellation() -> None:
+    """To be called behind what waits for an answer of the broker.
+
+    Before Python 3.12 ``asyncio.wait_for``, by which aiomqtt waits, forgets a cancellation that comes together with the
+    answer; whoever had cancelled then waits for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class MqttLink:
     """``Link`` over aiomqtt."""
 
@@ -58,6 +70,7 @@ class MqttLink:
             codes = await self._client.subscribe(topic, qos=qos)
         except aiomqtt.MqttError as error:
             raise LinkDown(f"subscribing to {topic}: {error}") from error
+        _heed_cancellation()
         if any(_number(code) >= 0x80 for code in codes):
             raise LinkRefused(
                 f"the broker does not let this login read {topic}: a member reads its own "
@@ -69,6 +82,7 @@ class MqttLink:
             await self._client.publish(topic, payload, qos=1)
         except aiomqtt.MqttError as error:
             raise LinkDown(f"publishing to {topic}: {error}") from error
+        _heed_cancellation()
 
     async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
         try:
