@@ -48,14 +48,18 @@ def _number(code: ReasonCode | int | None) -> int:
     return code.value if isinstance(code, ReasonCode) else code or 0
 
 
-def _heed_cancellation() -> None:
-    """To be called behind what waits for an answer of the broker.
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _heed_cancellation(before: int) -> None:
+    """To be called behind what waits for an answer of the broker, with ``_cancellations()`` from before it.
 
     Before Python 3.12 ``asyncio.wait_for``, by which aiomqtt waits, forgets a cancellation that comes together with the
     answer; whoever had cancelled then waits for ever.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if _cancellations() > before:
         raise asyncio.CancelledError
 
 
@@ -66,11 +70,12 @@ class MqttLink:
         self._client = client
 
     async def subscribe(self, topic: str, qos: int) -> None:
+        before = _cancellations()
         try:
             codes = await self._client.subscribe(topic, qos=qos)
         except aiomqtt.MqttError as error:
             raise LinkDown(f"subscribing to {topic}: {error}") from error
-        _heed_cancellation()
+        _heed_cancellation(before)
         if any(_number(code) >= 0x80 for code in codes):
             raise LinkRefused(
                 f"the broker does not let this login read {topic}: a member reads its own "
@@ -78,11 +83,12 @@ class MqttLink:
             )
 
     async def publish(self, topic: str, payload: bytes) -> None:
+        before = _cancellations()
         try:
             await self._client.publish(topic, payload, qos=1)
         except aiomqtt.MqttError as error:
             raise LinkDown(f"publishing to {topic}: {error}") from error
-        _heed_cancellation()
+        _heed_cancellation(before)
 
     async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
         try:
