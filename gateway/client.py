@@ -44,7 +44,7 @@ from engine.events import Accepted, Amended, Cancelled, MassCancelled, Rejected
 from engine.types import CancelReason, OrderType, Reason, Side, TimeInForce
 from gateway.bus import topics
 from gateway.bus.client import Address
-from gateway.bus.link import Link, LinkDown, LinkRefused, connect
+from gateway.bus.link import Link, LinkDown, LinkRefused, connect, keep_connected
 from gateway.bus.messages import (
     BATCH_MAX,
     NOTHING,
@@ -137,6 +137,16 @@ class AnotherMarket(ClientError):
 
 class Closed(ClientError):
     pass
+
+
+def failure_of(error: Exception, name: str) -> ClientError:
+    """What ended a client, as its program is told; what nobody foresaw is logged whole."""
+    if isinstance(error, ClientError):
+        return error
+    if isinstance(error, LinkRefused):
+        return CannotConnect(str(error))
+    log.error("%s: the client stopped", name, exc_info=error)
+    return ClientError(f"the client stopped: {type(error).__name__}: {error}")
 
 
 class NumberedReport(Struct, frozen=True, gc=False):
@@ -439,7 +449,7 @@ class Client:
             self._question()
         else:
             self._ask_from = self._next
-        self._runner = asyncio.create_task(self._guard(), name=f"dojima client {self.participant}")
+        self._runner = asyncio.create_task(self._run(), name=f"dojima client {self.participant}")
         try:
             async with asyncio.timeout(self._timeout):
                 await self._synced.wait()
@@ -514,53 +524,33 @@ class Client:
         if self._failure is not None:
             raise self._failure
 
-    async def _guard(self) -> None:
-        """Whatever ends the client is told to all who wait, and to whoever asks next."""
-        try:
-            await self._run()
-        except ClientError as error:
-            self._fail(error)
-        except LinkRefused as error:
-            self._fail(CannotConnect(str(error)))
-        except Exception as error:
-            log.exception("%s: the client stopped", self.participant)
-            self._fail(ClientError(f"the client stopped: {type(error).__name__}: {error}"))
-
     async def _run(self) -> None:
-        """Keep a connection; while there is one, read and write. Returns never."""
-        delay = 0.1
-        while True:
-            try:
-                async with self._connect() as link:
-                    self._link = link
-                    if not self._market_data_only:
-                        await link.subscribe(topics.outbound(self.participant), 1)
-                    await link.subscribe(topics.STATUS, 1)
-                    for instrument in self._books:
-                        await link.subscribe(topics.market_data(instrument, "+"), 0)
-                    for instrument in self._order_books:
-                        await link.subscribe(topics.by_order(instrument), 0)
-                    self.connected = True
-                    delay = 0.1
-                    self._after_connect()
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._read(link))
-                        group.create_task(self._write(link))
-            except LinkDown as error:
-                self._trouble = str(error)
-            except ExceptionGroup as errors:
-                down, others = errors.split(LinkDown)
-                if others is not None:
-                    raise _first(others) from errors
-                self._trouble = str(_first(down)) if down is not None else ""
-            finally:
-                self.connected = False
-                self._link = None
-            log.warning(
-                "%s: no connection to %s (%s); again in %.1f s", self.participant, self.url, self._trouble, delay
-            )
-            await asyncio.sleep(delay * (0.5 + secrets.randbelow(1000) / 1000))
-            delay = min(delay * 2, 10.0)
+        """Keep a connection; whatever ends that is told to all who wait, and to whoever asks next."""
+        try:
+            await keep_connected(self._connect, self._begin, self._read, self._write, lost=self._lost)
+        except Exception as error:
+            self._fail(failure_of(error, self.participant))
+        finally:
+            self.connected = False
+            self._link = None
+
+    async def _begin(self, link: Link) -> None:
+        self._link = link
+        if not self._market_data_only:
+            await link.subscribe(topics.outbound(self.participant), 1)
+        await link.subscribe(topics.STATUS, 1)
+        for instrument in self._books:
+            await link.subscribe(topics.market_data(instrument, "+"), 0)
+        for instrument in self._order_books:
+            await link.subscribe(topics.by_order(instrument), 0)
+        self.connected = True
+        self._after_connect()
+
+    def _lost(self, why: str, delay: float) -> None:
+        self.connected = False
+        self._link = None
+        self._trouble = why
+        log.warning("%s: no connection to %s (%s); again in %.1f s", self.participant, self.url, why, delay)
 
     def _after_connect(self) -> None:
         """What was under way may be lost: ask for the reports missed, then everything unanswered goes out again."""
@@ -1244,12 +1234,6 @@ def _as_order(client: Client, found: OpenOrder) -> Order:
     order.open_quantity = found.open_quantity
     order.filled_quantity = found.quantity - found.open_quantity
     return order
-
-
-def _first(errors: ExceptionGroup[Exception]) -> Exception:
-    """The first of the errors that ended the tasks of a connection."""
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 __all__ = [

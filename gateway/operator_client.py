@@ -35,7 +35,7 @@ from engine.events import Event, OperatorActed, OperatorDeclined, OperatorRefuse
 from engine.types import Reason
 from gateway.bus import topics
 from gateway.bus.client import Address
-from gateway.bus.link import Link, LinkDown, LinkRefused, connect
+from gateway.bus.link import Link, connect, keep_connected
 from gateway.bus.messages import (
     Confirm,
     ControlReport,
@@ -59,6 +59,7 @@ from gateway.client import (
     MessageRefused,
     NotAnswering,
     Stream,
+    failure_of,
 )
 
 log = logging.getLogger("dojima.operator")
@@ -149,7 +150,7 @@ class OperatorClient:
 
     async def __aenter__(self) -> Self:
         """Connect. Raises ``CannotConnect``, ``NotAnswering``, ``MessageRefused`` (not an operator of this market)."""
-        self._runner = asyncio.create_task(self._guard(), name=f"dojima operator {self.operator}")
+        self._runner = asyncio.create_task(self._run(), name=f"dojima operator {self.operator}")
         try:
             await self.waiting()  # whoever is answered is known, and knows where the row of reports stands
         except BaseException as error:
@@ -184,44 +185,24 @@ class OperatorClient:
         for stream in self._streams:
             stream.end(None if isinstance(error, Closed) else error)
 
-    async def _guard(self) -> None:
-        """Whatever ends the client is told to all who wait, and to whoever asks next."""
-        try:
-            await self._run()
-        except ClientError as error:
-            self._fail(error)
-        except LinkRefused as error:
-            self._fail(CannotConnect(str(error)))
-        except Exception as error:
-            log.exception("%s: the client stopped", self.operator)
-            self._fail(ClientError(f"the client stopped: {type(error).__name__}: {error}"))
-
     async def _run(self) -> None:
-        """Keep a connection; while there is one, read and write. Returns never."""
-        delay = 0.1
-        while True:
-            try:
-                async with self._connect() as link:
-                    await link.subscribe(topics.outbound(topics.operator(self.operator)), 1)
-                    self._connected = True
-                    delay = 0.1
-                    for ask in self._asks.values():
-                        ask.due = 0.0
-                    if self.next_report:
-                        self._want_resend()
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._read(link))
-                        group.create_task(self._write(link))
-            except LinkDown as error:
-                self._trouble = str(error)
-            except ExceptionGroup as errors:
-                down, others = errors.split(LinkDown)
-                if others is not None:
-                    raise others.exceptions[0] from errors
-                self._trouble = str(down.exceptions[0]) if down is not None else ""
-            log.warning("%s: no connection to %s (%s); again in %.1f s", self.operator, self.url, self._trouble, delay)
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 10.0)
+        """Keep a connection; whatever ends that is told to all who wait, and to whoever asks next."""
+        try:
+            await keep_connected(self._connect, self._begin, self._read, self._write, lost=self._lost)
+        except Exception as error:
+            self._fail(failure_of(error, self.operator))
+
+    async def _begin(self, link: Link) -> None:
+        await link.subscribe(topics.outbound(topics.operator(self.operator)), 1)
+        self._connected = True
+        for ask in self._asks.values():
+            ask.due = 0.0
+        if self.next_report:
+            self._want_resend()
+
+    def _lost(self, why: str, delay: float) -> None:
+        self._trouble = why
+        log.warning("%s: no connection to %s (%s); again in %.1f s", self.operator, self.url, why, delay)
 
     # --- what an operator does ---------------------------------------------------------------------------------------
 

@@ -8,10 +8,11 @@ is aiomqtt's habit, is good enough here.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, NoReturn, Protocol
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
@@ -19,6 +20,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from gateway.bus import topics
 from gateway.bus.client import SOCKET_OPTIONS, Address
+
+#: Seconds before a lost connection is made again, the first time and at most; doubled each time, and spread at random
+#: so that not all members come back at once.
+_AGAIN_AFTER: Final = 0.1
+_AGAIN_AFTER_MAX: Final = 10.0
 
 
 class LinkDown(Exception):
@@ -143,3 +149,42 @@ async def connect(
         raise LinkDown(f"{address}: {error}") from error
     except aiomqtt.MqttError as error:
         raise LinkDown(f"{address}: {error}") from error
+
+
+async def keep_connected(
+    make: Callable[[], AbstractAsyncContextManager[Link]],
+    begin: Callable[[Link], Awaitable[None]],
+    *work: Callable[[Link], Coroutine[None, None, None]],
+    lost: Callable[[str, float], None],
+) -> NoReturn:
+    """Keep a connection: ``begin`` what each needs, then do all ``work`` until it is lost, and make it again.
+
+    ``lost`` hears why and after how many seconds, more or less, it will be made again. Ends only with what ``make``,
+    ``begin`` or ``work`` raise, other than ``LinkDown``.
+    """
+    delay = _AGAIN_AFTER
+    while True:
+        try:
+            async with make() as link:
+                await begin(link)
+                delay = _AGAIN_AFTER
+                async with asyncio.TaskGroup() as group:
+                    for each in work:
+                        group.create_task(each(link))
+            why = "it ended"
+        except LinkDown as error:
+            why = str(error)
+        except ExceptionGroup as errors:
+            down, others = errors.split(LinkDown)
+            if others is not None:
+                raise _first(others) from errors
+            why = str(_first(errors if down is None else down))
+        lost(why, delay)
+        await asyncio.sleep(delay * (0.5 + secrets.randbelow(1000) / 1000))
+        delay = min(delay * 2, _AGAIN_AFTER_MAX)
+
+
+def _first(errors: ExceptionGroup[Exception]) -> Exception:
+    """The first of the errors that ended the tasks of a connection."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first

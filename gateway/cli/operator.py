@@ -112,11 +112,9 @@ def show(event: Event, json: bool, **more: Any) -> None:
 
 def _fields(event: Struct) -> dict[str, Any]:
     """Like ``as_dict``; a command inside keeps its place."""
-    return {
-        name: as_dict(value) if isinstance(value, Struct) else as_dict(event)[name]
-        for name in event.__struct_fields__
-        for value in [getattr(event, name)]
-    }
+    words = as_dict(event)
+    inside = {name: getattr(event, name) for name in event.__struct_fields__}
+    return {name: as_dict(value) if isinstance(value, Struct) else words[name] for name, value in inside.items()}
 
 
 def client_of(
