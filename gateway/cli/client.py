@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import typer
@@ -29,7 +29,7 @@ from engine.events import (
     MassCancelled,
     Rejected,
 )
-from engine.types import Side, TimeInForce
+from engine.types import OrderType, SelfTrade, Side, TimeInForce
 from gateway.bus.messages import Bust, Fill
 from gateway.cli.failure import leave
 from gateway.client import (
@@ -67,19 +67,26 @@ Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for t
 
 DEFAULT_URL = "mqtt://127.0.0.1:1883"
 
+_Word = TypeVar("_Word", bound=IntEnum)
+
 
 class SideName(StrEnum):
     BUY = "buy"
     SELL = "sell"
 
 
-class Validity(StrEnum):
-    DAY = "day"
-    IOC = "ioc"
-    FOK = "fok"
-    GTC = "gtc"
-    ON_OPEN = "on-open"
-    ON_CLOSE = "on-close"
+def _one_of(kind: type[_Word]) -> Any:
+    """An option whose values are the words of an enumeration of the contract."""
+    words = {member.name.lower().replace("_", "-"): member for member in kind}
+
+    def parse(value: str | _Word) -> _Word:
+        if isinstance(value, kind):  # the default
+            return value
+        if str(value).lower() not in words:
+            raise typer.BadParameter(f"Expected one of {', '.join(words)}, got {value!r}")
+        return words[str(value).lower()]
+
+    return {"parser": parse, "metavar": "|".join(words)}
 
 
 def broker_of(url: str, directory: Path | None) -> str:
@@ -198,7 +205,21 @@ def submit(
     url: Url = DEFAULT_URL,
     directory: Directory = None,
     password: Password = "",
-    validity: Annotated[Validity, typer.Option(help="How long the order lives.")] = Validity.DAY,
+    validity: Annotated[
+        TimeInForce, typer.Option(help="How long the order lives.", show_default="day", **_one_of(TimeInForce))
+    ] = (TimeInForce.DAY),
+    order_type: Annotated[
+        OrderType | None,
+        typer.Option("--type", help="Limit with a price, market without one, or this.", **_one_of(OrderType)),
+    ] = None,
+    stop_price: Annotated[int, typer.Option(help="The last price that triggers a stop.")] = 0,
+    display: Annotated[int, typer.Option(help="An iceberg shows so many units at a time.")] = 0,
+    minimum: Annotated[int, typer.Option(help="Trade at least so many units at once, or nothing.")] = 0,
+    post_only: Annotated[bool, typer.Option("--post-only", help="Refuse it where it would trade at once.")] = False,
+    self_trade: Annotated[
+        SelfTrade, typer.Option(help="Where it would meet your own.", show_default="default", **_one_of(SelfTrade))
+    ] = SelfTrade.DEFAULT,
+    expires: Annotated[int, typer.Option(help="Last day of a gtd order, as YYYYMMDD.")] = 0,
     account: Annotated[str, typer.Option(help="Your own opaque client reference.")] = "",
     order_id: Annotated[str, typer.Option("--id", help="Your client_order_id; none: one is made.")] = "",
     confirmed: Annotated[bool, typer.Option("--confirmed", help="You mean it, however large it is.")] = False,
@@ -218,8 +239,15 @@ def submit(
                     quantity,
                     price,
                     client_order_id=order_id or None,
-                    time_in_force=TimeInForce[validity.name],
+                    order_type=order_type,
+                    time_in_force=validity,
                     account=account,
+                    display_quantity=display,
+                    stop_price=stop_price,
+                    minimum_quantity=minimum,
+                    post_only=post_only,
+                    self_trade=self_trade,
+                    expire_date=expires,
                     confirmed=confirmed,
                 )
             )

@@ -232,11 +232,17 @@ async def test_the_commands_of_the_shell_trade(road: Road) -> None:
         assert (shown["bids"], shown["whole"]) == ([[100_000, 8]], True)
         (cancelled,) = await dojima("client", "cancel", "shell-1")
         assert cancelled["event"] == "cancelled"
+        (refused,) = await dojima(
+            "client", "submit", "buy", "KDX-2107", "9", "99000", "--type", "stop-limit", "--stop-price", "99000",
+            "--validity", "gtd", "--expires", "20261130", "--display", "3", "--minimum", "2", "--post-only",
+            "--self-trade", "cancel-both", status=1,
+        )  # fmt: skip
+        assert (refused["event"], refused["reason"]) == ("rejected", "not_offered"), refused
         (refused,) = await dojima("client", "cancel", "shell-1", status=1)
         assert (refused["event"], refused["reason"]) == ("rejected", "order_gone")
         reports = await dojima("client", "reports")
-        assert [report["event"] for report in reports] == ["accepted", "amended", "cancelled", "rejected"]
-        assert [report["number"] for report in reports] == [1, 2, 3, 4]
+        assert [report["event"] for report in reports] == ["accepted", "amended", "cancelled", "rejected", "rejected"]
+        assert [report["number"] for report in reports] == [1, 2, 3, 4, 5]
 
 
 async def test_a_port_where_nobody_listens_is_an_answer_with_advice() -> None:
