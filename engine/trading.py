@@ -970,14 +970,12 @@ class Trading:
             buy = match.buy
             sell = match.sell
             quantity = match.quantity
-            for order in (buy, sell):
-                if order in instrument.imbalance:
-                    opens[order] -= quantity
-                    if opens[order] == 0:
-                        table.state[order] = IN_BOOK  # filled: it waits no more
-                        del instrument.imbalance[order]
-                else:
-                    book.fill(order, quantity)
+            if instrument.imbalance:
+                self._fill(instrument, buy, quantity)
+                self._fill(instrument, sell, quantity)
+            else:
+                book.fill(buy, quantity)
+                book.fill(sell, quantity)
             self._print(instrument, buy, opens[buy], sell, opens[sell], result.price, quantity, -1, events)
             if icebergs:
                 traded[buy] = traded.get(buy, 0) + quantity
@@ -997,6 +995,17 @@ class Trading:
             elif not instrument.rules.market_rests and not self._waits_for_price(instrument):
                 self._withdraw(order, CancelReason.REMAINDER, "", events)
         self._after_auction(instrument, result, events)
+
+    def _fill(self, instrument: Instrument, order: int, quantity: int) -> None:
+        """Take what trades off an order in the book, or off one for the imbalance, which never was in it."""
+        if order not in instrument.imbalance:
+            instrument.book.fill(order, quantity)
+            return
+        table = self._orders
+        table.open[order] -= quantity
+        if table.open[order] == 0:
+            table.state[order] = IN_BOOK  # filled: it waits no more
+            del instrument.imbalance[order]
 
     def _waits_for_price(self, instrument: Instrument) -> bool:
         """Whether a market order that finds no price waits for one under a quote; ``Quoting`` knows."""

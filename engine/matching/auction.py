@@ -9,12 +9,13 @@ book. Whatever does not add up is ``InvariantBroken``, raised while the book is 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr
 
 from engine.faults import InvariantBroken
 from engine.matching.book import (
+    BOOK_TERMS,
     BUY,
     IN_BOOK,
     LEVEL,
@@ -27,13 +28,17 @@ from engine.matching.book import (
     ROW_SHIFT,
     SELL,
     STATE,
+    TERMS,
     Book,
     OrderTable,
+    pack_terms,
 )
 from engine.matching.itayose import SIMULTANEOUS_RR, Equilibrium, allocate, equilibrium, pair
 from engine.tables import TickTable
 
 
+@final
+@mypyc_attr(acyclic=True)  # nothing for the collector, which would go through hundreds of thousands of them
 class Match:
     """One pair of an auction."""
 
@@ -172,6 +177,7 @@ def freeze(table: OrderTable, book: Book, side: int, instrument: int, reserves: 
     book.levels(side, prices, quantities)
     count: i64 = table.count
     rows = table.rows
+    belongs: i64 = pack_terms(side, 0, 0, instrument, 0)
     for place in range(len(prices)):
         price: i64 = prices[place]
         where = f"side {side}, price {price}"
@@ -190,7 +196,7 @@ def freeze(table: OrderTable, book: Book, side: int, instrument: int, reserves: 
             quantity = rows[at + OPEN]
             if rows[at + PREVIOUS] != before:  # also where a queue runs in a circle
                 raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
-            if rows[at + PRICE] != price or table.side(order) != side or table.instrument(order) != instrument:
+            if rows[at + PRICE] != price or rows[at + TERMS] & BOOK_TERMS != belongs:
                 raise InvariantBroken(f"Order {order} queues where it does not belong: {where}")
             if rows[at + LEVEL] & STATE != IN_BOOK or quantity <= 0 or quantity > rows[at + QUANTITY]:
                 raise InvariantBroken(f"Order {order} is queued with {quantity} open, which cannot be: {where}")
@@ -348,6 +354,10 @@ def verify(
         raise InvariantBroken(f"Expected an auction price on the grid from {lower} to {upper}, got {price}")
     bought: dict[int, int] = {}
     sold: dict[int, int] = {}
+    buy = 0
+    sell = 0
+    buying = 0
+    selling = 0
     total = 0
     for match in plan.matches:
         if match.quantity <= 0:
@@ -356,9 +366,23 @@ def verify(
             group = groups.get(match.buy, -1)
             if group >= 0 and group == groups.get(match.sell, -1):
                 raise InvariantBroken(f"Orders {match.buy} and {match.sell} of one group are to trade")
-        bought[match.buy] = bought.get(match.buy, 0) + match.quantity
-        sold[match.sell] = sold.get(match.sell, 0) + match.quantity
+        # The pairs of an order mostly follow one another: each run is looked up once.
+        if match.buy != buy:
+            if buying:
+                bought[buy] = bought.get(buy, 0) + buying
+            buy = match.buy
+            buying = 0
+        if match.sell != sell:
+            if selling:
+                sold[sell] = sold.get(sell, 0) + selling
+            sell = match.sell
+            selling = 0
+        buying += match.quantity
+        selling += match.quantity
         total += match.quantity
+    if total:
+        bought[buy] = bought.get(buy, 0) + buying
+        sold[sell] = sold.get(sell, 0) + selling
     if total != volume:
         raise InvariantBroken(f"Expected trades of {volume}, the auction's volume, got {total}")
     alike = plan.result.sharing != ""
