@@ -293,6 +293,20 @@ def test_fills_of_one_group_are_by_time_of_entry_whatever_the_limit() -> None:
     assert filled(side, 4, SIMULTANEOUS_RR, alike=3, lot=3) == [(1, 3), (2, 0), (5, 0), (6, 1)]
 
 
+def test_what_reaches_beyond_one_group_fills_in_the_usual_order_behind_it() -> None:
+    side = frozen((0, {5: 3}), (101, {2: 4, 6: 5}), (100, {1: 6}), (99, {4: 9}))
+    assert filled(side, 20, alike=3) == [(1, 6), (2, 4), (5, 3), (6, 5), (4, 2)]
+
+
+def test_a_market_order_that_came_late_to_the_book_stands_behind_the_others_unless_all_are_alike() -> None:
+    table, _ = book_of(*[(BUY, 0, 3)] * 2)
+    side = frozen((0, {2: 3, 1: 3}))  # at the close a funari order comes to the market orders with its time of entry
+    orders: list[int] = []
+    assert fills(side, table, 4, PRICE_TIME, 1, orders, {}) == [3, 1]
+    assert orders == [2, 1]
+    assert filled(side, 4, alike=1) == [(1, 3), (2, 1)]
+
+
 def test_icebergs_fill_peak_by_peak() -> None:
     side = frozen((101, {1: 10, 2: 4}), (100, {3: 6}))
     assert filled(side, 14, o1=(3, 5)) == [(1, 3), (2, 4), (1, 5), (1, 2)]
@@ -607,6 +621,7 @@ def test_a_plan_begins_with_nothing_to_do() -> None:
     assert plan.result == Equilibrium(0, 0, 0)
     assert plan.result.sharing == ""
     assert [plan.leaving, plan.icebergs, plan.cuts, plan.matches, plan.added] == [[], [], [], [], []]
+    assert plan.turned == {}
 
 
 def test_a_cut_names_price_quantity_and_both_orders() -> None:
