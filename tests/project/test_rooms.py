@@ -26,6 +26,7 @@ ENGINE_MAY_IMPORT = {
 BACKEND_MAY_IMPORT = ENGINE_MAY_IMPORT | {"importlib", "json", "os", "pathlib", "sys", "types"}
 #: The log writes files, in a thread of its own where the caller wishes.
 LOG_MAY_IMPORT = ENGINE_MAY_IMPORT | {"errno", "fcntl", "io", "os", "pathlib", "sys", "threading"}
+DATABASES = {"psycopg", "sqlalchemy", "sqlite3", "web3"}
 MQTT = {"aiomqtt", "amqtt", "asyncio_mqtt", "gmqtt", "paho"}
 #: Answers differ from run to run (hash seed, address) or come from outside.
 NEVER_CALLED_IN_ENGINE = {"hash", "id", "open", "input", "eval", "exec", "__import__", "print"}
@@ -130,6 +131,13 @@ def test_the_engine_waits_for_nothing_and_asks_nobody(path: Path) -> None:
 def test_only_the_bus_knows_mqtt(path: Path) -> None:
     found = [f"{line}: {name}" for line, name in imports(ast.parse(path.read_text())) if name.split(".")[0] in MQTT]
     assert found == []
+
+
+@each(sources("gateway", without=("gateway/settlement", "gateway/cli")))
+def test_only_settlement_knows_databases(path: Path) -> None:
+    """The shell, too, knows how theirs can fail, to say it with advice."""
+    used = [f"{line}: {name}" for line, name in imports(ast.parse(path.read_text())) if name.split(".")[0] in DATABASES]
+    assert used == []
 
 
 @each(
