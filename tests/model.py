@@ -253,8 +253,11 @@ class Book:
     def __init__(self, listed: ListInstrument) -> None:
         self.code = listed.instrument
         self.listed = listed
-        self.phases = PHASES[listed.profile]
+        self.phases = dict(PHASES[listed.profile])
         self.rules = {**DEFAULTS[listed.profile], **listed.rules}
+        if self.rules.get("break_new"):
+            taken = (DAY, ON_CLOSE) if listed.profile == "START" else (DAY,)
+            self.phases[Phase.BREAK] = self.phases[Phase.BREAK]._replace(new=taken)
         self.phase = Phase.CLOSED
         self.suspended = False
         self.until_ns = 0
@@ -661,6 +664,7 @@ class Model(Quotes):
         code = order.book.code if order.side == SELL else ""
         if funding == "off" or funding == ("cash" if order.side == SELL else "units"):
             return
+        price = 0 if order.validity == FUNARI else price
         need(order.side == SELL or price or order.bound, Reason.NO_PRICE_BOUND)
         wanted = quantity if order.side == SELL else quantity * (price or order.bound)
         free = self.funds.get((code, order.member, order.account), 0)
@@ -675,7 +679,8 @@ class Model(Quotes):
                 continue
             funding = order.book.rules.get("funding", "off")
             if order.side == BUY and code == "" and funding in ("cash", "both"):
-                total += order.open * (order.price or order.bound)
+                limit = 0 if order.validity == FUNARI else order.price  # it will give it up
+                total += order.open * (limit or order.bound)
             if order.side == SELL and code == order.book.code and funding in ("units", "both"):
                 total += order.open
         return total

@@ -2,8 +2,11 @@
 
 Hypothesis draws the days. After each command both must have said the same (events as values; a refusal's text is the
 engine's own, but there must be one); after each step they must hold the same books in the same order and show the same
-to whoever asks. Apart from the model, quantities are counted from the events alone: what was ordered is open, traded or
-cancelled, and nothing else.
+to whoever asks. Apart from the model, quantities, cash, units and locks are counted from the events alone, command by
+command (``conserved.py``).
+
+Two books live side by side: one of calls (START or N_CALLS), and one that trades in between (CONTINUOUS or TSE_HYBRID).
+``test_reach.py`` says which orders, in which phases, the machine comes to.
 
 A faster book runs through the same machine by one more line below. ``DOJIMA_PROFILE=nightly`` draws many more days.
 """
@@ -41,6 +44,7 @@ from engine.commands import (
     MassCancel,
     NewOrder,
     PermitMember,
+    RenewQuote,
     Restore,
     ResumeInstrument,
     SetCalendar,
@@ -48,6 +52,7 @@ from engine.commands import (
     SetHolder,
     SetLimitTable,
     SetPhase,
+    SetQuoteTable,
     SetReferencePrice,
     SetRiskLimits,
     SetTickTable,
@@ -63,18 +68,72 @@ from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChange
 from engine.funding import Funding
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
+from engine.profiles import (
+    ICEBERG,
+    MINIMUM,
+    NOT_OFFERED,
+    POST_ONLY,
+    PROFILES,
+    SELF_TRADE,
+    STOPS,
+    UNPRICED,
+    Rules,
+    meaning,
+)
 from engine.types import PRICE_MAX, OrderType, Phase, SelfTrade, Side, TimeInForce, WindowKind
+from tests.engine.conserved import Conserved
 from tests.model import AUCTIONS, PHASES, Model
 
 CALLS, ZARABA = "CALLS", "ZARABA"
+SECOND = 1_000_000_000
+#: Profiles of the two.
+PAIRS = [
+    *[("START", "CONTINUOUS")] * 2,
+    ("N_CALLS", "CONTINUOUS"),
+    ("START", "TSE_HYBRID"),
+    ("N_CALLS", "TSE_HYBRID"),
+]
+#: What the machine always adds to a profile's rules, so that all it can offer is there to be drawn.
+NEEDED: dict[str, dict[str, int | str]] = {
+    "TSE_HYBRID": {"quote_width_table": "narrow", "market_orders_must_all_fill": 1},
+}
 MEMBERS = ("ichi", "ni", "san")
 #: Few prices around 100, so that orders meet; 100 is where the tick changes in the table ``steps``.
 PRICES = [96, 97, 98, 99, 99, 100, 100, 100, 101, 102, 105, 105]
 #: A week with a holiday on the Tuesday, and the days after it.
 DAYS = [20261102, 20261104, 20261105, 20261106, 20261109, 20261110, 20261111, 20261112, 20261113, 20261116]
 VALIDITIES = {
-    CALLS: [TimeInForce.DAY] * 6 + [TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE],
-    ZARABA: [TimeInForce.DAY] * 4 + [TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK],
+    "START": [TimeInForce.DAY] * 6 + [TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE],
+    "N_CALLS": [TimeInForce.DAY],
+    "CONTINUOUS": [TimeInForce.DAY] * 4 + [TimeInForce.GTC, TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK],
+    "TSE_HYBRID": [TimeInForce.DAY] * 6 + [TimeInForce.ON_CLOSE, TimeInForce.FUNARI],
+}
+
+
+class Kind(NamedTuple):
+    """What kind of order it is: as the table of ``engine/profiles.py`` has it."""
+
+    type: OrderType
+    validity: TimeInForce
+    option: int  #: 0: none
+
+
+def everything(profile: str) -> Rules:
+    """A profile with all that it can offer."""
+    wanted = {"imbalance_only": 1, "break_new": 1}
+    return Rules(PROFILES[profile], {name: wanted[name] for name in wanted if name in PROFILES[profile].parameters})
+
+
+#: All kinds that a profile can offer.
+KINDS = {
+    profile: [
+        Kind(order_type, validity, option)
+        for order_type in OrderType
+        for validity in TimeInForce
+        for option in (0, ICEBERG, POST_ONLY, MINIMUM, SELF_TRADE)
+        if meaning(everything(profile), Phase.CLOSED, order_type, validity, option) != NOT_OFFERED
+    ]
+    for profile in PROFILES
 }
 #: What makes an order odd: most of these are refused, each for its own reason.
 ODD = [
@@ -140,6 +199,7 @@ deeds = st.builds(
     Deed,
     st.sampled_from(
         ["limit"] * 16
+        + ["kind"] * 4
         + ["market", "market", "amend", "amend", "reduce", "cancel", "foreign", "odd", "again"]
         + ["iceberg", "iceberg", "stop", "stop", "stop_limit", "to_limit", "post", "minimum", "own", "until"]
     ),
@@ -165,6 +225,10 @@ deviations = st.fixed_dictionaries(
         "halt_resting": st.sampled_from(["keep", "keep", "purge"]),
         "reopen_call_seconds": st.sampled_from([0, 300]),
         "cancel_on_disconnect": st.sampled_from([0, 1]),
+        "imbalance_only": st.sampled_from([0, 1]),
+        "break_new": st.sampled_from([0, 1]),
+        "first_price_limits": st.sampled_from(["none", "none", "at_limit", "lapse"]),
+        "limit_widening": st.sampled_from([1, 4]),
     },
 )
 variants = st.fixed_dictionaries(
@@ -175,6 +239,7 @@ variants = st.fixed_dictionaries(
         "iceberg_entry": st.sampled_from(["fresh_peak", "rest_of_peak"]),
         "iceberg_uncross": st.sampled_from(["whole", "peak"]),
         "volatility_band": st.sampled_from([0, 100, 300, 400]),
+        "sequential_opposite": st.sampled_from(["wait", "at_once"]),
     },
 )
 
@@ -193,6 +258,8 @@ class MarketMachine(RuleBasedStateMachine):
     """Engine and model side by side. ``make_engine`` is what a subclass for another book replaces."""
 
     make_engine: Callable[[], Engine] = staticmethod(lambda: Engine(book=REFERENCE))
+    #: Profiles of which a market's two books are drawn.
+    pairs: ClassVar[list[tuple[str, str]]] = PAIRS
     #: Parameters that are not drawn.
     always: ClassVar[dict[str, int | str]] = {}
 
@@ -203,9 +270,7 @@ class MarketMachine(RuleBasedStateMachine):
         self.sent: list[tuple[Command, str]] = []
         self.ids = 0
         self.days = 0
-        self.total: dict[int, int] = {}
-        self.traded: dict[int, int] = {}
-        self.cancelled: dict[int, int] = {}
+        self.conserved = Conserved()
         self.levels: dict[tuple[str, Side, int], int] = {}
         self.skip = 0  #: nanoseconds that pass before the next command
 
@@ -217,23 +282,14 @@ class MarketMachine(RuleBasedStateMachine):
         for event in got:
             assert not isinstance(event, Rejected) or event.text
         assert [msgspec.structs.replace(e, text="") if isinstance(e, Rejected) else e for e in got] == want
-        self.count(got)
+        self.conserved.tell(command, got)
+        self.conserved.hold(self.engine)
+        for event in got:
+            if not getattr(event, "repeat", False) and not getattr(event, "waiting", False):
+                self.fold(event)
         if member:
             self.sent.append((command, member))
         return got
-
-    def count(self, events: list[Event]) -> None:
-        for event in events:
-            if isinstance(event, Accepted | Amended) and not event.repeat:
-                self.total[event.order_id] = event.quantity
-            elif isinstance(event, Cancelled) and not event.repeat:
-                assert event.order_id not in self.cancelled
-                self.cancelled[event.order_id] = event.quantity
-            elif isinstance(event, Traded):
-                for order in (event.buy_order_id, event.sell_order_id):
-                    self.traded[order] = self.traded.get(order, 0) + event.quantity
-            if not getattr(event, "repeat", False) and not getattr(event, "waiting", False):
-                self.fold(event)
 
     def fold(self, event: Event) -> None:
         """What the public book shows, from the events alone."""
@@ -270,6 +326,7 @@ class MarketMachine(RuleBasedStateMachine):
         calls=deviations,
         zaraba=deviations,
         variant=variants,
+        pair=st.integers(0, 59),
         tick_table=st.sampled_from(["one", "steps"]),
         limit_table=st.sampled_from(["none", "near"]),
         lot=st.sampled_from([1, 1, 10]),
@@ -280,6 +337,7 @@ class MarketMachine(RuleBasedStateMachine):
         calls: dict[str, int | str],
         zaraba: dict[str, int | str],
         variant: dict[str, int | str],
+        pair: int,
         tick_table: str,
         limit_table: str,
         lot: int,
@@ -288,13 +346,16 @@ class MarketMachine(RuleBasedStateMachine):
         self.send(SetCalendar(20261101, 20261231, [20261103, 20261123]))
         self.send(SetTickTable("steps", 0, [TickRow(0, 1), TickRow(100, 5)]))
         self.send(SetLimitTable("near", 0, [LimitRow(100, 4), LimitRow(0, 8)]))
+        self.send(SetQuoteTable("narrow", 0, [LimitRow(100, 2), LimitRow(0, 5)]))
         shared = {"lot": lot, "tick_table": tick_table, "limit_table": limit_table, "reference_price": reference}
-        calls, zaraba = {**calls, **self.always}, {**zaraba, **self.always}
-        if variant.get("market_rests") and zaraba.get("funding") in ("cash", "both"):
+        in_calls, in_zaraba = self.pairs[pair % len(self.pairs)]
+        calls = self.rules_of(in_calls, {**calls, **self.always})
+        zaraba = self.rules_of(in_zaraba, {**zaraba, **variant, **self.always})
+        if zaraba.get("market_rests") and zaraba.get("funding") in ("cash", "both"):
             zaraba = {**zaraba, "funding": "units"}
         shared["units_outstanding"] = 100 * lot
-        self.send(ListInstrument(CALLS, **shared, rules=calls))
-        self.send(ListInstrument(ZARABA, "CONTINUOUS", **shared, settlement_days=0, rules={**zaraba, **variant}))
+        self.send(ListInstrument(CALLS, in_calls, **shared, rules=calls))
+        self.send(ListInstrument(ZARABA, in_zaraba, **shared, settlement_days=0, rules=zaraba))
         self.lot = lot
         for member in MEMBERS:
             for account, share in (("", 4), ("a", 12)):
@@ -304,11 +365,19 @@ class MarketMachine(RuleBasedStateMachine):
                         self.send(Deposit(self.new_id(), member, account, share * lot, code))
         self.start_next_day()
 
+    def rules_of(self, profile: str, drawn: dict[str, int | str]) -> dict[str, int | str]:
+        """What of it a profile has a parameter for."""
+        known = PROFILES[profile].parameters
+        return {**{name: drawn[name] for name in drawn if name in known}, **NEEDED.get(profile, {})}
+
+    def profile(self, code: str) -> str:
+        return self.model.books[code].listed.profile
+
     def start_next_day(self) -> None:
         self.send(StartDay(DAYS[self.days]))
         self.days += 1
-        self.send(SetPhase(CALLS, Phase.PRE_OPEN))
-        self.send(SetPhase(ZARABA, Phase.CONTINUOUS))
+        for code in (CALLS, ZARABA):
+            self.send(SetPhase(code, self.model.books[code].rule.following[0]))
 
     def end_the_day_and_start_the_next(self) -> None:
         if self.days == len(DAYS):
@@ -335,7 +404,7 @@ class MarketMachine(RuleBasedStateMachine):
 
     @rule(
         what=st.sampled_from(
-            ["suspend", "resume", "reference", "tables", "day", "day", "impossible", "funds", "policy"]
+            ["suspend", "resume", "reference", "tables", "day", "day", "impossible", "funds", "policy"] + ["renew"] * 3
         ),
         deed=deeds,
     )
@@ -347,6 +416,9 @@ class MarketMachine(RuleBasedStateMachine):
             self.send(ResumeInstrument(code))
         elif what == "reference":
             self.send(SetReferencePrice(code, deed.price))
+        elif what == "renew":
+            self.skip = (1, 59, 61, 181, 181)[deed.pick % 5] * SECOND
+            self.send(RenewQuote(ZARABA))
         elif what == "funds":
             kind = (Deposit, Withdraw, Withdraw)[deed.pick % 3]
             where = ("", code)[deed.pick // 3 % 2]
@@ -419,7 +491,8 @@ class MarketMachine(RuleBasedStateMachine):
 
     def do(self, code: str, deed: Deed) -> None:
         name = self.new_id()
-        validity = VALIDITIES[code][deed.pick % len(VALIDITIES[code])]
+        profile = self.profile(code)
+        validity = VALIDITIES[profile][deed.pick % len(VALIDITIES[profile])]
         quantity = deed.lots * self.lot
         account = ("", "a")[deed.pick % 2]
         order = NewOrder(
@@ -434,6 +507,9 @@ class MarketMachine(RuleBasedStateMachine):
         )
         if deed.what == "limit":
             self.send(order, deed.member)
+        elif deed.what == "kind":
+            kinds = KINDS[profile]
+            self.send(msgspec.structs.replace(order, **self.terms(kinds[deed.pick % len(kinds)], deed)), deed.member)
         elif deed.what == "market":
             self.send(msgspec.structs.replace(order, price=0, order_type=OrderType.MARKET), deed.member)
         elif deed.what in RARE:
@@ -459,6 +535,25 @@ class MarketMachine(RuleBasedStateMachine):
                 total = (0, 0, quantity, it.total - it.open + quantity, 2**41)[deed.pick % 5]
                 price = (0, deed.price, deed.price)[deed.pick % 3]
                 self.send(AmendOrder(name, it.id, total, price), it.member)
+
+    def terms(self, kind: Kind, deed: Deed) -> dict[str, Any]:
+        """What makes an order one of ``kind``."""
+        terms: dict[str, Any] = {"order_type": kind.type, "time_in_force": kind.validity}
+        if UNPRICED & 1 << kind.type:
+            terms["price"] = 0
+        if STOPS & 1 << kind.type:
+            terms["stop_price"] = PRICES[deed.pick // 7 % len(PRICES)]
+        if kind.validity == TimeInForce.GTD:
+            terms["expire_date"] = DAYS[min(self.days, len(DAYS) - 1)]
+        if kind.option == ICEBERG:
+            terms["display_quantity"] = (1 + deed.lots % 2) * self.lot
+        elif kind.option == MINIMUM:
+            terms["minimum_quantity"] = min(2, deed.lots) * self.lot
+        elif kind.option == SELF_TRADE:
+            terms["self_trade"] = SelfTrade(1 + deed.pick % 6)
+        elif kind.option == POST_ONLY:
+            terms["post_only"] = True
+        return terms
 
     def rare(self, deed: Deed) -> dict[str, Any]:
         """What makes an order one of a rare kind."""
@@ -582,9 +677,7 @@ class MarketMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_quantity_is_open_traded_or_cancelled(self) -> None:
-        for order, total in self.total.items():
-            accounted = self.engine.order(order).open_quantity + self.traded.get(order, 0)
-            assert accounted + self.cancelled.get(order, 0) == total
+        self.conserved.hold_all(self.engine)
 
     @invariant()
     def the_engine_finds_nothing_wrong_with_itself(self) -> None:
@@ -768,5 +861,15 @@ def test_machine_notices_a_broken_rule(
         report_multiple_bugs=False,
         print_blob=False,
     )
-    with pytest.raises(AssertionError):
-        run_state_machine_as_test(MarketMachine, settings=quick)
+    funded = (
+        {"funding": "both"}
+        if break_a_rule
+        in (
+            _what_is_cancelled_stays_locked,
+            _a_market_order_locks_its_reference_price,
+        )
+        else {}
+    )
+    classic = type("Machine", (MarketMachine,), {"pairs": [("START", "CONTINUOUS")], "always": funded})
+    with pytest.raises((AssertionError, engine.faults.InvariantBroken)):
+        run_state_machine_as_test(classic, settings=quick)
