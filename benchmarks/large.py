@@ -225,7 +225,7 @@ def write_log(directory: Path, commands: int) -> tuple[int, list[str]]:
                 log.write(groups)
 
         got = flow.found(applied())
-        log.write_mark(engine.sequence, digest.mark(), engine.digest())
+        log.write_mark(engine.sequence, digest.mark(), engine.mark_digest())
         log.sync()
         size = log.end
     return size, flow.differences(judge.truth, got)

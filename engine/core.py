@@ -107,10 +107,11 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.funding import Balance
-from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode, spell
+from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode, newest, spell
 from engine.market import ASIDE, FUNDED, RESTRICTED, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
 from engine.matching.auction import Plan
 from engine.matching.book import (
+    ALL,
     BUY,
     IN_BOOK,
     SELL,
@@ -168,6 +169,10 @@ EXCHANGE_COMMANDS: Final = get_args(ExchangeCommand)
 
 REFERENCE: Final = "reference"
 FAST: Final = "fast"
+#: How many orders a digest mark takes in, newest and others each, and how much of whatever else can be many: a
+#: millisecond's worth. Part of the digest's definition.
+MARK_ROWS: Final = 4096
+MARK_ENTRIES: Final = 1024
 #: What a market can be made with.
 BOOKS: Final = (REFERENCE, FAST)
 #: The fast book is made for compiled code; interpreted, the reference book is the faster one.
@@ -191,9 +196,6 @@ class Engine(Quoting):
         #: Who sent the command before: the next is often of the same batch. No part of the state.
         self._sender: Member | None = None
         self._funded: bool = False  #: whether some instrument is pre-funded
-        #: Of whole blocks of orders: how many were open, and the digest of what could no longer change then. A cache.
-        self._rows_digests: Final[dict[int, tuple[int, bytes]]] = {}
-        self._texts_digests: Final[dict[int, bytes]] = {}
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
@@ -1386,78 +1388,80 @@ class Engine(Quoting):
         """32 bytes over the whole state: equal digests mean equal markets.
 
         It covers what decides the future and what answers about the past, and nothing of how a book is built, so every
-        book, interpreted or compiled, gives the same. What can no longer change is hashed once, in blocks, and kept:
-        asking again costs a look at what is open and at what has ended since, not over the log's life.
-
-        A change of what it is made of raises ``engine.log.digest.STATE_VERSION``: the marks of older logs say theirs.
+        book, interpreted or compiled, gives the same. Costs a walk over everything ever accepted.
         """
+        return self._digest(ALL, ALL)
+
+    def mark_digest(self) -> bytes:
+        """The same for a digest mark, at a cost that neither the log nor what is open makes larger.
+
+        Of what can be many it takes in how many there are, and a part. What is never changed once it is written (ids,
+        what became of them, trades) is there whole, hashed block by block as it comes. Of the orders these are the
+        newest ``MARK_ROWS``, and as many of the older ones from a place that the sequence decides; of each queue those
+        that trade next; of dictionaries the newest keys. While there are not more than that, it is ``digest``.
+
+        A mark holds the digest of all events too, and no order begins, changes or ends without an event: so what the
+        part leaves out is vouched for by the events, and the part says that the state is what was told.
+
+        A change of what either is made of raises ``engine.log.digest.STATE_VERSION``: the marks of older logs say
+        theirs.
+        """
+        return self._digest(MARK_ROWS, MARK_ENTRIES)
+
+    def _digest(self, most_rows: int, most: int) -> bytes:
+        """At most twice ``most_rows`` orders, and about ``most`` of everything else that can be many."""
         digest = blake2b(digest_size=32)
         table = self._orders
         digest.update(encode([self.sequence, self.time_ns, self.date, self.trades, table.count]))
-        for block in range(table.count // BLOCK + 1):
-            digest.update(self._texts_digest(block))
-            self._digest_rows(block, digest)
-        for part in self._identities.digests():
-            digest.update(part)
+        digest.update(table.client_order_id.digest())
+        digest.update(table.account.digest())
+        digest.update(self._identities.digest())
+        for start, end in self._windows(most_rows):
+            self._digest_rows(start, end, digest)
+        each = max(1, most // (len(self._instruments) or 1))
         for instrument in self._instruments:
             digest.update(encode(instrument.key()))
-            for side in (BUY, SELL):
-                digest.update(encode(self._queue(instrument, side)))
-            digest.update(encode([order for order in instrument.bound if table.is_open(order)]))
-            if self._options:
-                special = [order for order in self._open_orders(instrument) if order in self._options]
-                for order in special:
-                    hidden = instrument.reserves.get(order, 0)
-                    digest.update(encode([order, hidden, order in instrument.stops, self._options[order].key()]))
-        operators = self._operators.key()
-        if operators:
-            digest.update(encode(operators))
-        for part in self._protection_digests():
-            digest.update(part)
-        for held in self._funding.key():
-            digest.update(encode(held))
+            if not instrument.frozen or most == ALL:  # else only a walk over all rows tells
+                for side in (BUY, SELL):
+                    digest.update(encode(self._queue(instrument, side, each)))
+            digest.update(encode([order for order in instrument.bound[-each:] if table.is_open(order)]))
+            digest.update(encode([len(instrument.reserves), len(instrument.stops), len(instrument.imbalance)]))
+        digest.update(encode([self._operators.key(most), self._protection_key(most), self._funding.key(most)]))
         for index in sorted(self._policies):
-            digest.update(encode([index, self._policies[index].key()]))
-        if self._decided:
-            digest.update(encode(sorted(self._decided.items())))
+            digest.update(encode([index, self._policies[index].key(each)]))
+        digest.update(encode([len(self._decided), newest(self._decided, most)]))
         digest.update(encode(self._reference.key()))
         calendar = self._reference.calendar
         if calendar is not None:
             digest.update(encode([calendar.first, calendar.last, sorted(calendar.holidays)]))
         return digest.digest()
 
-    def _texts_digest(self, block: int) -> bytes:
-        """Over the ids and accounts of one block of orders, which never change."""
-        known = self._texts_digests.get(block)
-        if known is not None:
-            return known
-        table = self._orders
-        start = block * BLOCK + 1
-        end = min(start + BLOCK, table.count + 1)
-        digest = blake2b(digest_size=32)
-        for texts in (table.client_order_id, table.account):
-            digest.update(encode([texts[order] for order in range(start, end)]))
-        result = digest.digest()
-        if end - start == BLOCK:
-            self._texts_digests[block] = result
-        return result
+    def _windows(self, most: int) -> list[tuple[int, int]]:
+        """Which orders a digest takes in, as (first, behind the last): the newest ``most``, and as many others."""
+        count: int = self._orders.count
+        if count <= 2 * most:
+            return [(1, count + 1)]
+        older = count - most
+        # Drawn by lot: a step from mark to mark could have a common divisor with their number.
+        lot = int.from_bytes(blake2b(encode(self.sequence), digest_size=8).digest(), "big")
+        first = 1 + lot % -(-older // most) * most
+        return [(first, min(first + most, older + 1)), (older + 1, count + 1)]
 
-    def _digest_rows(self, block: int, digest: blake2b) -> None:
-        """Take in the rows of one block of orders. Nothing is hashed again of a block in which no order has ended."""
-        known = self._rows_digests.get(block)
-        if known is not None and known[0] == 0:
-            digest.update(known[1])
-            return
+    def _digest_rows(self, start: int, end: int, digest: blake2b) -> None:
+        """Take in the orders from ``start`` up to but not including ``end``, with what few of them carry besides."""
         table = self._orders
-        start = block * BLOCK + 1
-        end = min(start + BLOCK, table.count + 1)
-        living = table.living(start, end)
-        if known is None or known[0] != len(living):
-            known = (len(living), blake2b(table.settled(start, end), digest_size=32).digest())
-            if end - start == BLOCK:
-                self._rows_digests[block] = known
-        digest.update(known[1])
-        digest.update(living)
+        for first in range(start, end, BLOCK):
+            digest.update(table.contents(first, min(first + BLOCK, end)))
+        if not self._options and not self._originals:
+            return
+        for order in range(start, end):
+            options = self._options.get(order)
+            original = self._originals.get(order, -1)
+            if options is not None or original >= 0:
+                instrument = self._instruments[table.instrument(order)]
+                own = [order, original, instrument.reserves.get(order, 0), int(order in instrument.stops)]
+                joins = int(instrument.imbalance[order]) if order in instrument.imbalance else -1
+                digest.update(encode([own, joins, options.key() if options is not None else []]))
 
     def check(self) -> None:
         """Raise ``InvariantBroken`` if the state contradicts itself. Costs a walk over everything ever accepted."""

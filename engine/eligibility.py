@@ -51,6 +51,7 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.funding import Funding
+from engine.identities import newest
 from engine.market import RESTRICTED, Instrument
 from engine.profiles import FUNDS_UNITS, TRADE
 from engine.protection import Protection
@@ -85,13 +86,13 @@ class Policy:
         self.holders: Final[dict[tuple[str, str], SetHolder]] = {}
         self.windows: Final[list[Window]] = []
 
-    def key(self) -> list[object]:
-        """All of it, for the digest."""
+    def key(self, most: int) -> list[object]:
+        """All of it, for the digest; at most ``most`` of what can be many, and how many there are."""
         return [
             self.rules,
             self.status,
-            sorted(self.permitted.items()),
-            [self.holders[key] for key in sorted(self.holders)],
+            [len(self.permitted), newest(self.permitted, most)],
+            [len(self.holders), newest(self.holders, most)],
             [window.key() for window in self.windows],
         ]
 

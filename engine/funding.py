@@ -23,7 +23,7 @@ from engine.checks import Refusal, is_account, is_id, is_participant, number, pl
 from engine.commands import Deposit, Withdraw
 from engine.events import Accepted, Amended, BalanceChanged, Cancelled, Event, TradeBusted, Traded
 from engine.faults import InvariantBroken
-from engine.identities import Identities
+from engine.identities import Identities, newest
 from engine.market import FUNDED, Instrument
 from engine.matching.book import BUY, SELL, OrderTable
 from engine.profiles import FUNDS_CASH, FUNDS_UNITS
@@ -293,16 +293,19 @@ class Funding:
 
     # --- the whole of it ---------------------------------------------------------------------------------------------
 
-    def key(self) -> list[object]:
-        """All of it, for the digest; nothing where nothing was ever booked."""
+    def key(self, most: int) -> list[object]:
+        """All of it, for the digest; at most ``most`` of what can be many, and how many there are.
+
+        Nothing where nothing was ever booked.
+        """
         if not self._booked and not self._holdings:
             return []
         return [
-            [[*key, *holding.key()] for key, holding in sorted(self._holdings.items(), key=_by_key)],
-            sorted(self._locks.items()),
-            sorted(self._buying.items()),
+            [len(self._holdings), [[*key, *holding.key()] for key, holding in newest(self._holdings, most)]],
+            [len(self._locks), newest(self._locks, most)],
+            [len(self._buying), newest(self._buying, most)],
             sorted(self._booked.items()),
-            sorted(self._references),
+            [len(self._references), newest(self._references, most)],
             self._busts,
         ]
 
@@ -342,10 +345,6 @@ class Funding:
                 raise InvariantBroken(
                     f"{booked} were booked of {what or 'yen'}, the accounts have {totals.get(what, 0)}"
                 )
-
-
-def _by_key(item: tuple[tuple[str, str, str], Holding]) -> tuple[str, str, str]:
-    return item[0]
 
 
 def _put(numbers: dict[int, int], order: int, value: int) -> None:

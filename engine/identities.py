@@ -8,7 +8,8 @@ answer is kept as it was given, with what was asked.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
 from librt.vecs import append, pop, vec
@@ -18,8 +19,10 @@ from engine.commands import MemberCommand
 from engine.events import Event
 from engine.matching.book import GONE, LEVEL, OPEN, ROW_OFFSET, ROW_SHIFT, STATE, OrderTable, Texts
 
-#: The digest hashes rows and records by blocks of this many. Part of its definition: changing it changes every digest.
+#: What became of requests is hashed by blocks of this many.
 BLOCK: Final = 4096
+#: Answers that are kept as events are hashed by blocks of this many. Part of the digest's definition.
+KEPT_BLOCK: Final = 256
 
 # What is remembered about an id: in the low bits what became of it, above them an index.
 ORDER: Final = 0  #: an order was accepted: its number
@@ -100,16 +103,15 @@ class Identities:
     def __init__(self) -> None:
         self.members: Final[list[Member]] = []
         self.by_name: Final[dict[str, Member]] = {}
-        # What became of all requests in their order, for the digest; and the ids of those that have no row.
+        # For the digest alone: what became of the latest requests in their order, and the ids of those that have no
+        # row. None of it changes once another block has begun, so a block that is full is hashed there and then.
         self._outcomes = vec[i64]()
+        self._outcomes_hash: Final = blake2b(digest_size=32)
         self._requests: Final = Texts()
-        self._requests_count: int = 1  # with the text before the first, which is none
         self._kept: Final[list[Event]] = []
         self._contents: Final[list[bytes]] = []  #: what was asked, for each of the kept
-        # Digests of blocks that can no longer change, by number: a cache, no part of the state.
-        self._outcomes_digests: Final[dict[int, bytes]] = {}
-        self._requests_digests: Final[dict[int, bytes]] = {}
-        self._kept_digests: Final[dict[int, bytes]] = {}
+        self._kept_hash: Final = blake2b(digest_size=32)
+        self._kept_hashed: int = 0  #: how many of the kept are in it
 
     def add(self, name: str) -> Member:
         """A member that was not known so far."""
@@ -130,14 +132,19 @@ class Identities:
         """Remember what became of a new id: one of the kinds above, and the order's number or the answer's place."""
         outcome = index << 2 | kind
         member.outcomes[request_id] = outcome
+        if len(self._outcomes) == BLOCK:
+            self._outcomes_hash.update(self._outcomes)
+            self._outcomes = vec[i64]()
         self._outcomes = append(self._outcomes, outcome)
         if kind > WAITING_ORDER:
             self._requests.append(request_id)
-            self._requests_count += 1
 
     def keep(self, member: Member, request_id: str, command: MemberCommand, event: Event) -> None:
         """Remember ``event`` itself as the outcome of the command."""
         self.remember(member, request_id, EVENT, len(self._kept))
+        if len(self._kept) == self._kept_hashed + KEPT_BLOCK:
+            self._kept_hash.update(self._kept_block())
+            self._kept_hashed += KEPT_BLOCK
         self._kept.append(event)
         self._contents.append(spell(command))
 
@@ -149,7 +156,6 @@ class Identities:
         self._outcomes, _ = pop(self._outcomes)
         if outcome & 3 > WAITING_ORDER:
             self._requests.forget()
-            self._requests_count -= 1
         if outcome & 3 == EVENT:
             self._kept.pop()
             self._contents.pop()
@@ -159,48 +165,31 @@ class Identities:
         outcome = member.outcomes.get(client_order_id, -1)
         return outcome >> 2 if outcome >= 0 and outcome & 3 <= WAITING_ORDER else 0
 
-    def digests(self) -> list[bytes]:
-        """Over all of it, block by block; what can no longer change is hashed once.
+    def _kept_block(self) -> bytes:
+        """The answers that are kept as events, and what was asked, of the block that has begun."""
+        start = self._kept_hashed
+        return encode([self._kept[start:], self._contents[start:]])
+
+    def digest(self) -> bytes:
+        """Over all of it. Costs a look at the last blocks, and at the members.
 
         An order's id and member are in its row, a kept answer has its member; a cancel's member is that of its order.
         """
-        digests = [self._outcomes_digest(block) for block in range(len(self._outcomes) // BLOCK + 1)]
-        digests.extend([self._requests_digest(block) for block in range(self._requests_count // BLOCK + 1)])
-        digests.extend([self._kept_digest(block) for block in range(len(self._kept) // BLOCK + 1)])
-        digests.append(encode([member.name for member in self.members]))
-        return digests
+        digest = self._outcomes_hash.copy()
+        digest.update(self._outcomes)
+        digest.update(self._requests.digest())
+        kept = self._kept_hash.copy()
+        kept.update(self._kept_block())
+        digest.update(kept.digest())
+        digest.update(encode([member.name for member in self.members]))
+        return digest.digest()
 
-    def _outcomes_digest(self, block: int) -> bytes:
-        """Over one block of what became of requests, which never changes."""
-        known = self._outcomes_digests.get(block)
-        if known is not None:
-            return known
-        end = min((block + 1) * BLOCK, len(self._outcomes))
-        outcomes = self._outcomes[block * BLOCK : end]
-        result = blake2b(outcomes, digest_size=32).digest()
-        if len(outcomes) == BLOCK:
-            self._outcomes_digests[block] = result
-        return result
 
-    def _requests_digest(self, block: int) -> bytes:
-        """Over one block of the ids of requests."""
-        known = self._requests_digests.get(block)
-        if known is not None:
-            return known
-        end = min((block + 1) * BLOCK, self._requests_count)
-        requests = [self._requests[i] for i in range(block * BLOCK, end)]
-        result = blake2b(encode(requests), digest_size=32).digest()
-        if len(requests) == BLOCK:
-            self._requests_digests[block] = result
-        return result
+def newest(entries: dict[Any, Any], most: int) -> list[tuple[Any, Any]]:
+    """The entries of a dictionary, for a digest: by key, or the latest ``most`` of more than that.
 
-    def _kept_digest(self, block: int) -> bytes:
-        """Over one block of the answers that are kept as events, and what was asked."""
-        known = self._kept_digests.get(block)
-        if known is not None:
-            return known
-        start, end = block * BLOCK, (block + 1) * BLOCK
-        result = blake2b(encode([self._kept[start:end], self._contents[start:end]]), digest_size=32).digest()
-        if end <= len(self._kept):
-            self._kept_digests[block] = result
-        return result
+    A dictionary remembers in which order its keys came, which the commands alone decide.
+    """
+    if len(entries) <= most:
+        return sorted(entries.items())
+    return list(islice(reversed(entries.items()), most))

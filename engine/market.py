@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from engine.identities import encode
 from engine.matching.book import Book
 from engine.profiles import PhaseRules, Rules
 from engine.tables import LimitTable, TickTable
@@ -202,6 +203,14 @@ class Instrument:
         self.settlement_days: Final = settlement_days
         self.ledger: Final = ledger
         self.units_outstanding: Final = units_outstanding
+        #: All that never changes, for the digest.
+        self._listing: Final = encode(
+            [
+                [code, rules.profile.name, sorted((name, str(value)) for name, value in rules.settings.items())],
+                [lot, price_decimals, settlement_days, units_outstanding],
+                [tick_table, limit_table, ledger],
+            ]
+        )
 
         self.day: int = 0  #: trading day it was prepared for, YYYYMMDD; 0: listed, its first day has not begun
         self.ticks: TickTable = ticks
@@ -294,11 +303,7 @@ class Instrument:
     def key(self) -> list[object]:
         """Its state apart from the book, for the digest."""
         return [
-            self.code,
-            self.rules.profile.name,
-            sorted((name, str(value)) for name, value in self.rules.settings.items()),
-            [self.lot, self.price_decimals, self.settlement_days, self.units_outstanding],
-            [self.tick_table, self.limit_table, self.ledger],
+            self._listing,
             self.ticks.rows,
             [self.day, int(self.phase), int(self.suspended), self.settlement_date, self.until_ns, int(self.dropped)],
             [self.reference, self.base, self.lower, self.upper, self.last_price, self.last_quantity],

@@ -18,7 +18,7 @@ import msgspec
 from engine.checks import is_id, is_participant, number, plain
 from engine.commands import ExchangeCommand, OperatorCommand, OperatorConfirm, OperatorDecline, OperatorRequest
 from engine.events import Event, OperatorActed, OperatorDeclined, OperatorRefused, OperatorRequested, Rejected
-from engine.identities import encode
+from engine.identities import encode, newest
 from engine.types import Reason
 
 #: Longest wait for a second operator, in nanoseconds: the bound of the wire.
@@ -164,9 +164,12 @@ class Operators:
                 found.append(answer)
         return found
 
-    def key(self) -> list[object]:
-        """Its state, for the digest. What still waits follows from the answers and the last stamp."""
-        return [request.key() for request in self._requests.values()]
+    def key(self, most: int) -> list[object]:
+        """Its state, for the digest; at most ``most`` requests, and how many there are.
+
+        What still waits follows from the answers and the last stamp.
+        """
+        return [len(self._requests), [request.key() for _, request in newest(self._requests, most)]]
 
 
 def _key(operator: str, request_id: str) -> str:

@@ -31,7 +31,7 @@ from engine.events import (
     TradeBusted,
 )
 from engine.faults import InvariantBroken
-from engine.identities import Member, encode
+from engine.identities import Member, newest
 from engine.market import PROTECTED, DeferredMassCancel, Instrument
 from engine.trading import Trading
 from engine.types import QUANTITY_MAX, CancelReason, Phase, Reason, Side
@@ -378,11 +378,16 @@ class Protection(Trading):
         """Whether the kill switch keeps a member out of an instrument."""
         return any(pair in self._killed for pair in self._pairs(participant, instrument))
 
-    def _protection_digests(self) -> list[bytes]:
-        """Over all of this, for the digest."""
-        intervals = [[*key, each.number, each.count] for key, each in self._intervals.items()]
-        state = [sorted(self._killed), [self._limits[pair] for pair in sorted(self._limits)], sorted(intervals)]
-        return [encode(state), encode(sorted(self._busted)), *self._tape.digests()]
+    def _protection_key(self, most: int) -> list[object]:
+        """All of this, for the digest; at most ``most`` of what can be many, and how many there are."""
+        intervals = [[*key, each.number, each.count] for key, each in newest(self._intervals, most)]
+        return [
+            [len(self._killed), newest(self._killed, most)],
+            [len(self._limits), newest(self._limits, most)],
+            [len(self._intervals), intervals],
+            [len(self._busted), newest(self._busted, most)],
+            self._tape.digest(),
+        ]
 
     def _check_protection(self) -> None:
         """Raise ``InvariantBroken`` where an order stands that the kill switch should have taken out."""

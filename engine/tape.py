@@ -1,7 +1,8 @@
 """Every trade ever made, four integers each, so that one can still be named when it turns out to have been an error.
 
 A trade is found by its number, like an order by its own: nothing is hashed, no object stays behind, and who traded at
-which terms is read from the two orders. Rows are written once and never change, so the digest hashes them in blocks.
+which terms is read from the two orders. Rows are written once and never change, so a block that is full is hashed there
+and then.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ class Tape:
         self._full: Final[list[vec[i64]]] = []
         self._dates: Final[list[int]] = []  #: trading days, YYYYMMDD
         self._firsts: Final[list[int]] = []  #: number of the first trade that could be of that day
-        #: Digests of full blocks, by number: a cache, no part of the state.
-        self._digests: Final[list[bytes]] = []
+        self._hash: Final = blake2b(digest_size=32)  #: over the full blocks
 
     def start_day(self, date: int, first: int) -> None:
         """Trades from number ``first`` on are of ``date``."""
@@ -42,6 +42,7 @@ class Tape:
         """The next trade, between two orders by their numbers."""
         rows = self._last
         if len(rows) == _BLOCK_INTEGERS:
+            self._hash.update(rows)
             self._full.append(rows)
             rows = vec[i64]()
         rows = append(rows, buy)
@@ -65,12 +66,9 @@ class Tape:
         """How many there are."""
         return len(self._full) * BLOCK + len(self._last) // _WIDTH
 
-    def digests(self) -> list[bytes]:
-        """Over all of it, block by block; what can no longer change is hashed once."""
-        for block in range(len(self._digests), len(self._full)):
-            self._digests.append(_digest(self._full[block]))
-        return [*self._digests, _digest(self._last), encode([self._dates, self._firsts])]
-
-
-def _digest(rows: vec[i64]) -> bytes:
-    return blake2b(encode([int(each) for each in rows]), digest_size=32).digest()
+    def digest(self) -> bytes:
+        """Over all of it. Costs a look at the last block."""
+        digest = self._hash.copy()
+        digest.update(self._last)
+        digest.update(encode([self._dates, self._firsts]))
+        return digest.digest()

@@ -44,6 +44,7 @@ from engine.identities import Identities
 from engine.market import ASIDE, Instrument, Options
 from engine.matching import auction, continuous
 from engine.matching.book import (
+    ALL,
     BUY,
     FILL,
     GONE,
@@ -682,11 +683,11 @@ class Trading:
             table.state[order] == GONE_WAITING,
         )
 
-    def _queue(self, instrument: Instrument, side: int) -> list[int]:
-        """The orders of one side in matching priority."""
+    def _queue(self, instrument: Instrument, side: int, most: int = ALL) -> list[int]:
+        """The orders of one side in matching priority, no more than the first ``most``."""
         if instrument.frozen:
             return queue_of(self._orders, instrument, side)
-        return instrument.book.orders(self._orders, side)
+        return instrument.book.orders(self._orders, side, most)
 
     def _open_orders(self, instrument: Instrument) -> list[int]:
         """Every open order of an instrument, in the book or waiting."""

@@ -192,7 +192,7 @@ class Sequencer:
                 # A mark speaks about everything written before it, so here the next batch has to wait.
                 self._apply(durable)
                 durable = []
-                mark = (self._engine.sequence, self._digest.mark(), self._engine.digest())
+                mark = (self._engine.sequence, self._digest.mark(), self._engine.mark_digest())
                 self._unmarked = 0
             batch, groups = self._take()
             if not batch and mark is None:

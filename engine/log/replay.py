@@ -97,7 +97,7 @@ def replay(
             if recorded == replayed and entry.state_version != STATE_VERSION:
                 other_states += 1
             elif recorded == replayed:
-                recorded, replayed = entry.state_digest, engine.digest()
+                recorded, replayed = entry.state_digest, engine.mark_digest()
                 what = "state digest"
             if recorded != replayed:
                 raise DigestMismatch(

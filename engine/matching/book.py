@@ -19,9 +19,11 @@ Always true: no level is empty, a level's quantity is the sum of its orders, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from hashlib import blake2b
 from typing import Final, final
 
-from librt.vecs import append, extend, vec
+import msgspec
+from librt.vecs import extend, vec
 from mypy_extensions import i64
 from sortedcontainers import SortedDict
 
@@ -84,6 +86,9 @@ STATE: Final = 3
 #: Integers of a fill.
 FILL: Final = 4
 
+#: More than there ever is of anything.
+ALL: Final = 1 << 62
+
 #: Rows that memory is taken for at once, and rows that address space is reserved for: a table that outgrows its space
 #: is copied, which is a pause.
 _ROWS: Final = 1 << 8
@@ -91,6 +96,8 @@ _ROWS_RESERVED: Final = 1 << 24
 _BLOCK: Final = 64
 _TEXT_SHIFT: Final = 12
 _TEXT_MASK: Final = (1 << _TEXT_SHIFT) - 1
+
+_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 def zeros(length: i64, reserved: i64) -> vec[i64]:
@@ -139,15 +146,20 @@ class StateColumn:
 
 @final
 class Texts:
-    """One text of every order, in blocks: tuples of texts are nothing that the collector comes back to."""
+    """One text of every order, in blocks: tuples of texts are nothing that the collector comes back to.
+
+    No text changes once another block has begun, so a block that is full is hashed there and then.
+    """
 
     def __init__(self) -> None:
         self._full: Final[list[tuple[str, ...]]] = []
         self._last: list[str] = [""]
+        self._hash: Final = blake2b(digest_size=32)
 
     def append(self, text: str) -> None:
         """The text of the next order."""
         if len(self._last) > _TEXT_MASK:
+            self._hash.update(_encode(self._last))
             self._full.append(tuple(self._last))
             self._last = []
         self._last.append(text)
@@ -155,6 +167,12 @@ class Texts:
     def forget(self) -> None:
         """Take back the last ``append``."""
         self._last.pop()
+
+    def digest(self) -> bytes:
+        """Over all of them, block by block. Costs a look at the last block."""
+        digest = self._hash.copy()
+        digest.update(_encode(self._last))
+        return digest.digest()
 
     def __getitem__(self, order: i64) -> str:
         block = order >> _TEXT_SHIFT
@@ -263,44 +281,19 @@ class OrderTable:
             texts.append([column_of_texts[order] for order in range(start, end)])
         return numbers, texts
 
-    def settled(self, start: i64, end: i64) -> vec[i64]:
+    def contents(self, start: i64, end: i64) -> vec[i64]:
         """A copy of the rows from ``start`` up to but not including ``end``, for a digest: eight integers each.
 
-        Without what belongs to a book, and of open orders without what may still change: see ``living``.
+        Without what belongs to a book: the two links are 0, the level is the state.
         """
         rows = self.rows[(start << ROW_SHIFT) + ROW_OFFSET : (end << ROW_SHIFT) + ROW_OFFSET]
         at: i64 = 0
         while at < len(rows):
-            state = rows[at + LEVEL] & STATE
             rows[at + NEXT] = 0
             rows[at + PREVIOUS] = 0
-            rows[at + LEVEL] = state
-            if rows[at + OPEN] > 0 and state < GONE:
-                rows[at + LEVEL] = 0
-                rows[at + PRICE] = 0
-                rows[at + OPEN] = 0
-                rows[at + QUANTITY] = 0
-                rows[at + PRIORITY] = 0
+            rows[at + LEVEL] &= STATE
             at += _WIDTH
         return rows
-
-    def living(self, start: i64, end: i64) -> vec[i64]:
-        """What ``settled`` leaves out: number, state, price, open and whole quantity, priority of each open order."""
-        found = vec[i64]()
-        rows = self.rows
-        order = start
-        while order < end:
-            at = (order << ROW_SHIFT) + ROW_OFFSET
-            state = rows[at + LEVEL] & STATE
-            if rows[at + OPEN] > 0 and state < GONE:
-                found = append(found, order)
-                found = append(found, state)
-                found = append(found, rows[at + PRICE])
-                found = append(found, rows[at + OPEN])
-                found = append(found, rows[at + QUANTITY])
-                found = append(found, rows[at + PRIORITY])
-            order += 1
-        return found
 
 
 @final
@@ -389,14 +382,23 @@ class Book(ABC):
             order = table.behind(order)
         return orders
 
-    def orders(self, table: OrderTable, side: i64) -> list[int]:
-        """Every order of a side in matching priority: without a limit first, then by price, then by time."""
-        prices = [0]
-        self.levels(side, prices, [])
+    def orders(self, table: OrderTable, side: i64, most: i64 = ALL) -> list[int]:
+        """The orders of a side in matching priority: without a limit first, then by price, then by time.
+
+        No more than the first ``most``.
+        """
         orders: list[int] = []
-        for price in prices:
-            orders.extend(self.queue(table, side, price))
-        return orders
+        price: i64 = 0
+        while True:
+            order = self.head(side, price)
+            while order:
+                if len(orders) >= most:
+                    return orders
+                orders.append(order)
+                order = table.behind(order)
+            price = self.worse(side, price) if price else self.best(side)
+            if price == 0:
+                return orders
 
 
 class Level:

@@ -269,9 +269,9 @@ def outcome(seed: int, commands: int, **choices: str) -> dict[str, Any]:
                 kinds[type(event).__name__] = kinds.get(type(event).__name__, 0) + 1
             if number % 250 == 0:
                 market.check()
-                log.write_mark(log.sequence, events.mark(), market.digest())
+                log.write_mark(log.sequence, events.mark(), market.mark_digest())
         market.check()
-        log.write_mark(log.sequence, events.mark(), market.digest())
+        log.write_mark(log.sequence, events.mark(), market.mark_digest())
     content = storage.files[LOG_NAME]
     return {"log": blake2b(content, digest_size=16).hexdigest(), "size": len(content), "events": kinds}
 

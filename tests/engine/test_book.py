@@ -27,6 +27,7 @@ from engine.matching.book import (
     Fills,
     OrderTable,
     ReferenceBook,
+    Texts,
     pack_terms,
     zeros,
 )
@@ -255,30 +256,38 @@ def test_columns_tell_all_of_a_range_of_orders() -> None:
     assert texts == [["id-2", "id-3", "id-4"], ["account-2", "account-3", "account-4"]]
 
 
-def test_a_digest_reads_what_is_settled_apart_from_what_still_lives() -> None:
+def test_a_digest_reads_rows_without_what_belongs_to_a_book() -> None:
     table = some_orders()
     before = list(table.rows)
     terms = [pack_terms(n & 1, 0, 0, 3, n) for n in range(6)]
 
-    settled = list(table.settled(1, 6))
+    found = list(table.contents(1, 6))
 
-    assert [settled[at : at + 8] for at in range(0, len(settled), 8)] == [
-        [0, 0, 0, 0, terms[1], 0, 0, 0],
-        [0, 0, 0, 0, terms[2], 0, 0, 0],
+    assert [found[at : at + 8] for at in range(0, len(found), 8)] == [
+        [101, 11, 0, 0, terms[1], IN_BOOK, 11, 21],
+        [102, 12, 0, 0, terms[2], WAITING, 12, 22],
         [103, 0, 0, 0, terms[3], IN_BOOK, 13, 23],
         [104, 14, 0, 0, terms[4], GONE, 14, 24],
         [105, 15, 0, 0, terms[5], GONE_WAITING, 15, 25],
     ]
-    assert list(table.living(1, 6)) == [1, IN_BOOK, 101, 11, 11, 21, 2, WAITING, 102, 12, 12, 22]
-    assert list(table.settled(4, 5)) == [104, 14, 0, 0, terms[4], GONE, 14, 24]
-    assert list(table.living(2, 3)) == [2, WAITING, 102, 12, 12, 22]
-    assert list(table.living(1, 2)) == [1, IN_BOOK, 101, 11, 11, 21]
-    assert (list(table.settled(3, 3)), list(table.living(3, 6))) == ([], [])
-    table.open[2] = 1
-    assert list(table.living(2, 6)) == [2, WAITING, 102, 1, 12, 22]
-    assert list(table.settled(2, 3)) == [0, 0, 0, 0, terms[2], 0, 0, 0]
-    table.open[2] = 12
+    assert list(table.contents(4, 5)) == [104, 14, 0, 0, terms[4], GONE, 14, 24]
+    assert list(table.contents(3, 3)) == []
     assert list(table.rows) == before  # a copy, and nothing else
+
+
+def test_the_digest_of_texts_sees_each_of_them_in_whatever_block() -> None:
+    def digest(changed: int) -> bytes:
+        texts = Texts()
+        for n in range(1, 10_000):
+            texts.append("another" if n == changed else f"text-{n}")
+            if n % 1_000 == 0:
+                texts.digest()  # asking changes nothing
+        return texts.digest()
+
+    changed = [1, 4095, 4096, 4097, 8191, 8192, 9_999, 10_000]
+
+    assert len({digest(n) for n in changed}) == len(changed)
+    assert digest(1) == digest(1)
 
 
 def test_the_next_order_of_a_queue_must_name_the_one_before_it() -> None:

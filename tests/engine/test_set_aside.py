@@ -401,7 +401,7 @@ def test_a_defect_sets_the_instrument_aside_again_in_the_replay(monkeypatch: pyt
     for stamp, (command, participant) in enumerate(commands, 1):
         log.write([(stamp, participant, encode_commands([command]))])
         chain.update(stamp, stamp, engine.apply(command, participant, stamp))
-    log.write_mark(engine.sequence, chain.mark(), engine.digest())
+    log.write_mark(engine.sequence, chain.mark(), engine.mark_digest())
     log.sync()
     life = OrderLife("alpha", "a")
 

@@ -97,7 +97,7 @@ class Exchange:
                 self.digest.update(self.engine.sequence, start_ns + i, events)
                 self.events.append((self.engine.sequence, start_ns + i, events))
         if mark:
-            self.log.write_mark(self.engine.sequence, self.digest.mark(), self.engine.digest())
+            self.log.write_mark(self.engine.sequence, self.digest.mark(), self.engine.mark_digest())
 
 
 def write_day(storage: Storage, batch: int = 1, mark_every: int = 5) -> Exchange:

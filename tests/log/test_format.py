@@ -101,7 +101,7 @@ def test_a_stranger_recomputes_the_event_digests_from_the_events(tmp_path: Path)
             data += msgpack.packb([sequence, time_ns, msgspec.to_builtins(said)])
         digest = blake2b(data, digest_size=32).digest()
         assert digest == recorded
-    assert marks[-1][2] == exchange.engine.digest()
+    assert marks[-1][2] == exchange.engine.mark_digest()
 
 
 def test_a_stranger_reads_the_durable_mark(tmp_path: Path) -> None:

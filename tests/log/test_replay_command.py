@@ -218,7 +218,7 @@ def test_damage_leaves_1_and_says_where_and_what_to_do(directory: Path) -> None:
 def test_a_market_that_differs_from_its_record_leaves_1(tmp_path: Path) -> None:
     exchange = Exchange(Log.open(FileStorage(tmp_path), HEADER))
     exchange.commit(*DAY[:3])
-    exchange.log.write_mark(exchange.engine.sequence, bytes(32), exchange.engine.digest())
+    exchange.log.write_mark(exchange.engine.sequence, bytes(32), exchange.engine.mark_digest())
     exchange.log.close()
 
     status, shown = told(tmp_path)
