@@ -42,6 +42,8 @@ PROBE = (
 COMPILED, INTERPRETED = "compiled", "interpreted"
 #: Profile of Hypothesis with few examples: what runs a second time is to find how a run differs, not what it means.
 QUICK = "quick"
+#: What is left to other Pythons: see the markers in pyproject.toml.
+ONCE = ["-m", "not slow and not once"]
 #: What the engine's source decides.
 ENGINE = ["tests/engine", "tests/log", "tests/cases"]
 #: What another Python might do differently: all but what starts many processes (demo, client) and the documents.
@@ -188,7 +190,9 @@ def main(arguments: list[str]) -> int:
             rows.append(Row(f"Python {version}, {COMPILED}", "absent"))
             rows.append(run_pytest(f"Python {version}", python, arguments, INTERPRETED))
         for row, other in prepared:
-            rows.append(run_pytest(row.what, other, arguments or OTHERS, INTERPRETED, QUICK) if other else row)
+            rows.append(
+                run_pytest(row.what, other, [*ONCE, *(arguments or OTHERS)], INTERPRETED, QUICK) if other else row
+            )
     print(f"\n{table(rows)}\n")
     wanted = os.environ.get("DOJIMA_REQUIRE", "")
     print(f"mosquitto: {shutil.which('mosquitto', path=os.environ.get('PATH', '') + ':/usr/sbin') or 'absent'}", end="")

@@ -39,6 +39,7 @@ def test_every_workload_gives_the_trades_that_its_own_file_expects(
     assert result["trades"] > 0 or name == "multi"  # which is still filling its 64 books
 
 
+@pytest.mark.once
 def test_a_difference_from_what_is_expected_ends_with_status_1(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_a_file_that_is_cut_or_absent_is_refused(folder: Path, tmp_path: Path) -
         assert stopped.value.code == 1
 
 
+@pytest.mark.once
 def test_for_a_person_there_is_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert workload.main([str(folder / "sweep.bin")]) == 0
 

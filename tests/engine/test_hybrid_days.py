@@ -240,6 +240,7 @@ def _a_funari_order_keeps_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_joining", joining)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(getattr(engine, "BACKEND", "interpreted") == "compiled", reason="compiled code cannot be patched")
 @pytest.mark.parametrize(
     "break_a_rule",

@@ -825,6 +825,7 @@ def _a_market_order_locks_its_reference_price(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Funding, "_need", need)
 
 
+@pytest.mark.once
 @pytest.mark.skipif(getattr(engine, "BACKEND", "interpreted") == "compiled", reason="compiled code cannot be patched")
 @pytest.mark.parametrize(
     "break_a_rule",
