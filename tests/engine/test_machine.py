@@ -68,20 +68,10 @@ from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChange
 from engine.funding import Funding
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
-from engine.profiles import (
-    ICEBERG,
-    MINIMUM,
-    NOT_OFFERED,
-    POST_ONLY,
-    PROFILES,
-    SELF_TRADE,
-    STOPS,
-    UNPRICED,
-    Rules,
-    meaning,
-)
+from engine.profiles import PROFILES
 from engine.types import PRICE_MAX, OrderType, Phase, SelfTrade, Side, TimeInForce, WindowKind
 from tests.engine.conserved import Conserved
+from tests.engine.kinds import KINDS, Kind, terms
 from tests.model import AUCTIONS, PHASES, Model
 
 CALLS, ZARABA = "CALLS", "ZARABA"
@@ -109,32 +99,6 @@ VALIDITIES = {
     "TSE_HYBRID": [TimeInForce.DAY] * 6 + [TimeInForce.ON_CLOSE, TimeInForce.FUNARI],
 }
 
-
-class Kind(NamedTuple):
-    """What kind of order it is: as the table of ``engine/profiles.py`` has it."""
-
-    type: OrderType
-    validity: TimeInForce
-    option: int  #: 0: none
-
-
-def everything(profile: str) -> Rules:
-    """A profile with all that it can offer."""
-    wanted = {"imbalance_only": 1, "break_new": 1}
-    return Rules(PROFILES[profile], {name: wanted[name] for name in wanted if name in PROFILES[profile].parameters})
-
-
-#: All kinds that a profile can offer.
-KINDS = {
-    profile: [
-        Kind(order_type, validity, option)
-        for order_type in OrderType
-        for validity in TimeInForce
-        for option in (0, ICEBERG, POST_ONLY, MINIMUM, SELF_TRADE)
-        if meaning(everything(profile), Phase.CLOSED, order_type, validity, option) != NOT_OFFERED
-    ]
-    for profile in PROFILES
-}
 #: What makes an order odd: most of these are refused, each for its own reason.
 ODD = [
     {"instrument": "UNKNOWN"},
@@ -538,22 +502,10 @@ class MarketMachine(RuleBasedStateMachine):
 
     def terms(self, kind: Kind, deed: Deed) -> dict[str, Any]:
         """What makes an order one of ``kind``."""
-        terms: dict[str, Any] = {"order_type": kind.type, "time_in_force": kind.validity}
-        if UNPRICED & 1 << kind.type:
-            terms["price"] = 0
-        if STOPS & 1 << kind.type:
-            terms["stop_price"] = PRICES[deed.pick // 7 % len(PRICES)]
-        if kind.validity == TimeInForce.GTD:
-            terms["expire_date"] = DAYS[min(self.days, len(DAYS) - 1)]
-        if kind.option == ICEBERG:
-            terms["display_quantity"] = (1 + deed.lots % 2) * self.lot
-        elif kind.option == MINIMUM:
-            terms["minimum_quantity"] = min(2, deed.lots) * self.lot
-        elif kind.option == SELF_TRADE:
-            terms["self_trade"] = SelfTrade(1 + deed.pick % 6)
-        elif kind.option == POST_ONLY:
-            terms["post_only"] = True
-        return terms
+        stop_price = PRICES[deed.pick // 7 % len(PRICES)]
+        last_day = DAYS[min(self.days, len(DAYS) - 1)]
+        mode = SelfTrade(1 + deed.pick % 6)
+        return terms(kind, stop_price, last_day, (1 + deed.lots % 2) * self.lot, min(2, deed.lots) * self.lot, mode)
 
     def rare(self, deed: Deed) -> dict[str, Any]:
         """What makes an order one of a rare kind."""

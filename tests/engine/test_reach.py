@@ -59,7 +59,8 @@ from engine.profiles import (
 )
 from engine.types import OrderType, Phase, Reason, SelfTrade, Side, TimeInForce
 from tests.engine.conserved import Conserved
-from tests.engine.test_machine import CALLS, KINDS, MEMBERS, PRICES, ZARABA, Deed, Kind, MarketMachine, everything
+from tests.engine.kinds import KINDS, Kind, everything
+from tests.engine.test_machine import CALLS, MEMBERS, PRICES, ZARABA, Deed, MarketMachine
 
 #: One kind of order, entered in one phase of a profile.
 Place = tuple[str, Phase, Kind]

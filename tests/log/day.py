@@ -77,7 +77,10 @@ DAY: list[tuple[str, list[Command]]] = [
 class Exchange:
     """Engine, log and digest, fed message by message."""
 
-    def __init__(self, log: Log, engine: Engine | None = None, digest: DigestChain | None = None) -> None:
+    def __init__(
+        self, log: Log, engine: Engine | None = None, digest: DigestChain | None = None, step_ns: int = STEP_NS
+    ) -> None:
+        self.step_ns = step_ns
         self.log = log
         self.engine = engine or Engine()
         self.digest = digest or DigestChain()
@@ -85,11 +88,11 @@ class Exchange:
 
     def commit(self, *messages: tuple[str, list[Command]], mark: bool = False) -> None:
         """One batch. Stamps depend on the sequence alone, so batching does not show in them."""
-        time_ns = OPEN_NS + self.log.sequence * STEP_NS
+        time_ns = OPEN_NS + self.log.sequence * self.step_ns
         groups = []
         for participant, commands in messages:
             groups.append((time_ns, participant, encode_commands(commands)))
-            time_ns += len(commands) * STEP_NS
+            time_ns += len(commands) * self.step_ns
         self.log.append(groups)
         for (participant, commands), (start_ns, _, _) in zip(messages, groups, strict=True):
             for i, command in enumerate(commands):

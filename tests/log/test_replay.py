@@ -13,10 +13,11 @@ from engine.commands import Command
 from engine.core import Engine
 from engine.events import Event
 from engine.faults import DigestMismatch, LogDamaged
-from engine.log import LOG_NAME, FileStorage, Log, LogReader, MemoryStorage
+from engine.log import LOG_NAME, FileStorage, Log, LogReader, MemoryStorage, encode_commands
 from engine.log.digest import STATE_VERSION, DigestChain
 from engine.log.log import MARK
 from engine.log.replay import open_log, replay
+from tests.engine.invent import STEP_NS, life
 from tests.log.day import DAY, HEADER, OPEN_NS, Exchange, write_day
 from tests.log.test_log import _header_chain, _reseal
 
@@ -78,6 +79,48 @@ def test_a_restart_after_any_batch_is_as_if_there_had_been_none(graceful: bool) 
         assert [m[1:] for m in LogReader(storage).entries() if len(m) > 2] == [
             m[1:] for m in LogReader(straight).entries() if len(m) > 2
         ]
+
+
+def test_an_invented_life_replays_and_may_be_restarted_anywhere() -> None:
+    """All four market models, quotes that wait, kills, windows, funds, requests of operators: nothing is forgotten."""
+    messages = [(member, [command]) for command, member in life(5, 700) if is_written(command)]
+    straight = MemoryStorage()
+    whole = Exchange(Log.open(straight, HEADER), step_ns=STEP_NS)
+    for i, message in enumerate(messages):
+        whole.commit(message, mark=i % 50 == 0)  # a replay compares the state at each mark
+    whole.log.close()
+    storage = MemoryStorage()
+    exchange = Exchange(Log.open(storage, HEADER), step_ns=STEP_NS)
+    for i, message in enumerate(messages):
+        exchange.commit(message, mark=i % 50 == 0)
+        if i % 300 == 299:
+            storage.close()
+            log = Log.open(storage, HEADER)
+            result = replay(log.reader())
+            assert result.engine.digest() == exchange.engine.digest()
+            exchange = Exchange(log, result.engine, result.digest, STEP_NS)
+    exchange.log.close()
+
+    assert replayed(straight) == replayed(storage) == (event_bytes(whole.events), whole.engine.digest())
+    assert {type(event).__name__ for _, _, events in whole.events for event in events} >= {
+        "QuoteChanged",
+        "KillSwitched",
+        "OperatorActed",
+        "BalanceChanged",
+        "Activated",
+        "WindowBegan",
+        "TradeBusted",
+        "DisplayChanged",
+    }
+
+
+def is_written(command: Command) -> bool:
+    """Whether a log can hold it: a caller of the library can send what no member could."""
+    try:
+        msgspec.msgpack.decode(encode_commands([command]), type=list[Command])
+    except (OverflowError, UnicodeError, msgspec.ValidationError):
+        return False
+    return True
 
 
 def test_what_a_replay_found_is_told() -> None:
