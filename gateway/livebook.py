@@ -68,6 +68,10 @@ class LiveBook:
         self.quote_side = Side.BUY
         self.quote_price = 0
         self.quote_due_ns = 0
+        self.supervision = False  #: this and the three below: as of the last snapshot, see ``Snapshot``
+        self.termination = False
+        self.in_window = False
+        self.set_aside = False
         self.tape: deque[PublicTrade] = deque(maxlen=TAPE_MAX)
         self.auctions: list[AuctionResult] = []  #: those seen live
         self.busts: list[TradeBust] = []  #: those seen live; ``tape`` keeps the trades they void
@@ -147,6 +151,10 @@ class LiveBook:
 
     def _take_snapshot(self, message: Snapshot, kept: bool) -> bool:
         if message.n == self.n and self.is_whole:
+            # Only what no numbered message tells can be new.
+            if any(getattr(self, name) != getattr(message, name) for name in _FLAGS):
+                self._copy(message, _FLAGS)
+                self._tell()
             return False
         if message.n < self.n:
             if kept:
@@ -160,8 +168,7 @@ class LiveBook:
         self.bids = {level.price: level.quantity for level in message.bids}
         self.asks = {level.price: level.quantity for level in message.asks}
         self.until_ns = 0
-        for name in _COPIED:
-            setattr(self, name, getattr(message, name))
+        self._copy(message, _COPIED + _FLAGS)
         self.is_whole = True
         for n in sorted(self._ahead):
             later = self._ahead.pop(n)
@@ -173,6 +180,10 @@ class LiveBook:
                 break
         self._tell()
         return False
+
+    def _copy(self, message: Snapshot, names: tuple[str, ...]) -> None:
+        for name in names:
+            setattr(self, name, getattr(message, name))
 
     def _apply(self, message: Change) -> bool:
         self.n = message.n
@@ -242,6 +253,8 @@ _COPIED: Final = (
     "quote_price",
     "quote_due_ns",
 )
+#: Told by snapshots alone.
+_FLAGS: Final = ("supervision", "termination", "in_window", "set_aside")
 
 
 def _change(side: dict[int, int], levels: list[Level]) -> None:

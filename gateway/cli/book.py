@@ -18,7 +18,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engine.types import PHASE_LABELS, Phase
+from engine.types import PHASE_LABELS, Phase, Side
 from gateway.cli.client import DEFAULT_URL, Directory, Json, Password, Timeout, Url, broker_of, console, errors, run
 from gateway.client import Client, LiveBook
 
@@ -60,6 +60,14 @@ def as_json(book: LiveBook, depth: int, tape: int) -> dict[str, Any]:
         "indicative_price": book.indicative_price,
         "indicative_volume": book.indicative_volume,
         "indicative_surplus": book.indicative_surplus,
+        "quote": book.quote,
+        "quote_side": book.quote_side.name.lower(),
+        "quote_price": book.quote_price,
+        "quote_due_ns": book.quote_due_ns,
+        "supervision": book.supervision,
+        "termination": book.termination,
+        "in_window": book.in_window,
+        "set_aside": book.set_aside,
         "bids": [[level.price, level.quantity] for level in bids],
         "asks": [[level.price, level.quantity] for level in asks],
         "trades": [[trade.trade_id, trade.price, trade.quantity] for trade in list(book.tape)[-tape:]] if tape else [],
@@ -93,12 +101,20 @@ def picture(book: LiveBook, depth: int) -> Panel:
     head.append(f" {book.phase} ", "black on yellow" if book.phase in calls else "black on cyan")
     if book.suspended:
         head.append(" suspended ", "white on red")
+    for word in ("set_aside", "in_window", "supervision", "termination"):
+        if getattr(book, word):
+            head.append(f" {word.replace('_', ' ')} ", "white on red")
     head.append(f"  {time_text(book.time_ns)}  {book.trading_date or ''}")
     if book.indicative_price:
         surplus = book.indicative_surplus
         left = f"{abs(surplus):,} more to {'buy' if surplus > 0 else 'sell'}" if surplus else "balanced"
         head.append(f"\nindicative {price_text(book.indicative_price, book.price_decimals)}", "bold")
         head.append(f" x {book.indicative_volume:,}, {left}")
+    if book.quote != "none":
+        side = "bid" if book.quote_side == Side.BUY else "ask"
+        due = f", until {time_text(book.quote_due_ns)}" if book.quote_due_ns else ", at the day's limit"
+        price = price_text(book.quote_price, book.price_decimals)
+        head.append(f"\n{book.quote} {side} quote at {price}{due}", "bold")
     head.append(f"\nreference {price_text(book.reference_price, book.price_decimals)}")
     if book.upper_limit:
         low, high = (price_text(price, book.price_decimals) for price in (book.lower_limit, book.upper_limit))
@@ -130,7 +146,7 @@ def book(
     json: Json = False,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Watch one instrument live: depth, phase, indicative price, tape. Ctrl-C ends."""
+    """Watch one instrument live: depth, phase, quote, indicative price, tape. Ctrl-C ends."""
 
     async def work() -> int:
         async with Client(
@@ -156,4 +172,4 @@ def book(
         else:
             console.print(picture(found, depth))
 
-    run(work, json)
+    run(work, json, title="dojima book")

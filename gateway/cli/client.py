@@ -35,6 +35,7 @@ from gateway.cli.failure import leave
 from gateway.client import (
     Client,
     ClientError,
+    MessageRefused,
     Missed,
     NumberedReport,
     Order,
@@ -148,7 +149,7 @@ def sentence(event: Struct) -> str:
         verb = "bought" if event.side == Side.BUY else "sold"
         return (
             f"{verb:10} {event.client_order_id}: {event.quantity:,} {event.instrument} at {event.price:,} "
-            f"{'in the auction' if event.auction else ''} with {event.counterparty}, {event.open_quantity:,} open, "
+            f"{'in the auction ' if event.auction else ''}with {event.counterparty}, {event.open_quantity:,} open, "
             f"settles {event.settlement_date}"
         )
     if isinstance(event, Bust):
@@ -164,7 +165,8 @@ def sentence(event: Struct) -> str:
     if isinstance(event, ConnectionLost):
         later = f", in {event.waiting} books after the auction" if event.waiting else ""
         return f"lost       the connection: {event.count:,} orders cancelled{later}"
-    return str(as_dict(event))
+    words = as_dict(event)
+    return f"{words.pop('event'):10} " + ", ".join(f"{name} {value}" for name, value in words.items() if value != "")
 
 
 def show(event: Struct, json: bool) -> None:
@@ -174,14 +176,16 @@ def show(event: Struct, json: bool) -> None:
         console.print(sentence(event), soft_wrap=True, markup=False)
 
 
-def run(work: Callable[[], Coroutine[Any, Any, int]], json: bool) -> None:
+def run(work: Callable[[], Coroutine[Any, Any, int]], json: bool, title: str = "dojima client") -> None:
     """Run a command to its exit code; what went wrong is one line with advice, not a trace."""
     try:
         code = asyncio.run(work())
     except KeyboardInterrupt:
         code = 130
+    except MessageRefused as error:
+        leave(str(error), 1, as_json=json, title=title)
     except (ClientError, PositionUnusable, ValueError) as error:
-        leave(str(error), 2, as_json=json, title="dojima client")
+        leave(str(error), 2, as_json=json, title=title)
     raise typer.Exit(code)
 
 
@@ -295,6 +299,7 @@ def amend(
     order_id: Annotated[str, typer.Argument(help="The client_order_id of the order.")],
     quantity: Annotated[int, typer.Option(help="New total, filled part included; 0 leaves it.")] = 0,
     price: Annotated[int, typer.Option(help="New limit; 0 leaves it.")] = 0,
+    confirmed: Annotated[bool, typer.Option("--confirmed", help="You mean it, however large it is.")] = False,
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
     directory: Directory = None,
@@ -306,7 +311,7 @@ def amend(
 
     async def work() -> int:
         async with Client(broker_of(url, directory), participant, password, timeout=timeout) as client:
-            return await answer(client, AmendOrder(client.next_id(), order_id, quantity, price), json)
+            return await answer(client, AmendOrder(client.next_id(), order_id, quantity, price, confirmed), json)
 
     run(work, json)
 

@@ -8,11 +8,14 @@ from typing import Annotated, NoReturn
 import msgspec
 import typer
 
+from engine import Engine, ListInstrument, Rejected
 from gateway import config as settings
 from gateway.cli.failure import leave
 from gateway.holidays import load_calendar
 
-config_app = typer.Typer(no_args_is_help=True, help="Show, check and create the settings of an exchange.")
+config_app = typer.Typer(
+    no_args_is_help=True, help="Show, check and create the settings of an exchange.", add_completion=False
+)
 
 Directory = Annotated[Path, typer.Option("--dir", help="The exchange's directory.")]
 File = Annotated[
@@ -70,18 +73,40 @@ def show(
 
 
 @config_app.command()
-def check(directory: Directory = Path(), file: File = None) -> None:
+def check(
+    directory: Directory = Path(),
+    file: File = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
     """Say whether an exchange could start with these settings; name the key if not. Exit status 0 or 2."""
-    config = _load(directory, file)
+    config = _load(directory, file, as_json)
     try:
+        tables = settings.tables(config)
         listed = settings.listings(config, directory)
         openings = settings.openings(config, directory)
     except settings.ConfigError as error:
-        _leave(str(error))
+        _leave(str(error), as_json)
+    calendar = load_calendar()
+    # What the file cannot say by its types, names of profiles, tables and rules, the engine itself is asked.
+    market = Engine()
+    for command in (calendar, *tables, *listed):
+        for event in market.apply(command):
+            if isinstance(event, Rejected):
+                what = f"{command.instrument}: " if isinstance(command, ListInstrument) else ""
+                _leave(f"{what}{event.text}", as_json)
     profiles = sorted({listing.profile for listing in listed} - config.schedule.sessions.keys())
     if config.schedule.enabled and profiles:
-        _leave(f"Expected session times for profile {', '.join(profiles)} - at schedule.sessions")
-    calendar = load_calendar()
+        _leave(f"Expected session times for profile {', '.join(profiles)} - at schedule.sessions", as_json)
+    if as_json:
+        said = {
+            "ok": True,
+            "instruments": [listing.instrument for listing in listed],
+            "openings": len(openings),
+            "broker": config.broker.url.rpartition("@")[2],
+            "calendar": [calendar.first, calendar.last],
+        }
+        typer.echo(msgspec.json.encode(said).decode())
+        return
     typer.echo(
         f"ok: {len(listed)} instruments, {len(openings)} opening balances, "
         f"broker {config.broker.url.rpartition('@')[2]}, calendar {calendar.first} to {calendar.last}"

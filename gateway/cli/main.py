@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "export": ("gateway.cli.export:export", "Write trades, orders, books and auctions of a log as CSV and Parquet."),
     "ledger": ("gateway.cli.ledger:ledger", "Show balances, instructions and the reconciliation with the ledger."),
     "bench": ("gateway.cli.bench:bench", "Measure this machine: neutral workloads and micro benchmarks."),
-    "config": ("gateway.cli.config:config_app", "Show, check and explain the configuration."),
+    "config": ("gateway.cli.config:config_app", "Show, check and create the settings of an exchange."),
 }
 
 app = typer.Typer(

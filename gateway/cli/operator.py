@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
@@ -22,7 +21,9 @@ from rich.table import Table
 from engine.commands import ExchangeCommand
 from engine.events import Event, OperatorActed, OperatorDeclined, OperatorRefused, OperatorRequested
 from engine.types import PHASE_LABELS, Phase
+from gateway.cli.book import time_text
 from gateway.cli.client import DEFAULT_URL, Directory, Json, Password, Timeout, Url, as_dict, broker_of
+from gateway.cli.client import sentence as member_sentence
 from gateway.cli.failure import leave
 from gateway.client import ClientError, MessageRefused
 from gateway.operator_client import OperatorClient, RequestRefused
@@ -85,8 +86,8 @@ def _value(kind: Any, field: str, text: str) -> Any:
 def sentence(event: Event) -> str:
     """A report as one line for a person."""
     if isinstance(event, OperatorRequested):
-        until = datetime.fromtimestamp(event.until_ns // 1_000_000_000, UTC)
-        return f"waits      {event.operator} {event.request_id}: {_spelled(event.command)}, until {until:%H:%M:%S} UTC"
+        until = f"until {time_text(event.until_ns)} Japanese time"
+        return f"waits      {event.operator} {event.request_id}: {_spelled(event.command)}, {until}"
     if isinstance(event, OperatorActed):
         second = f", confirmed by {event.confirmed_by}" if event.confirmed_by else ""
         return f"done       {event.operator} {event.request_id}: {_spelled(event.command)}{second}"
@@ -94,13 +95,17 @@ def sentence(event: Event) -> str:
         return f"refused    {event.operator} {event.request_id}: {event.reason.name}: {event.text}"
     if isinstance(event, OperatorDeclined):
         return f"declined   {event.requested_by} {event.requested_id}: {_spelled(event.command)}, by {event.operator}"
-    words = as_dict(event)
-    return f"{words.pop('event'):10} " + ", ".join(f"{name} {value}" for name, value in words.items())
+    return member_sentence(event)
 
 
 def _spelled(command: Struct) -> str:
+    """A command as it is typed: ``request`` takes these words."""
     words = as_dict(command)
-    return " ".join([words.pop("event"), *(f"{name}={value}" for name, value in words.items() if value != "")])
+    told = [words.pop("event")]
+    for name, value in words.items():
+        if value not in ("", None):
+            told.append(f"{name}={value if isinstance(value, str) else msgspec.json.encode(value).decode()}")
+    return " ".join(told)
 
 
 def show(event: Event, json: bool, **more: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from engine.faults import EngineFault
 from engine.log import DirectoryInUse
@@ -165,10 +166,15 @@ class _Screen:
                     f"{fields['instrument']} {fields['phase']}: {fields['volume']:,} at {fields['price']:,} yen"
                     f" in {fields['trades']} trades"
                 )
+            case "operator":
+                kind, by, request_id, *rest = fields["answer"]
+                command = " ".join(str(word) for part in rest if isinstance(part, list) for word in part)
+                told = rest[1] if kind == "refused" else command
+                return escape(f"operator {by}, {request_id}: {kind}: {told}")
             case "refused":
-                return f"[yellow]refused[/] {fields['reason']}: {fields['text']}"
+                return f"[yellow]refused[/] {fields['reason']}: {escape(fields['text'])}"
             case "alarm":
-                return f"[red]alarm[/] {fields['text']}"
+                return f"[red]alarm[/] {escape(fields['text'])}"
             case "status":
                 return (
                     f"command {fields['sequence']:,}, {fields['messages']:,} messages,"
@@ -178,4 +184,4 @@ class _Screen:
                 return "the schedule has come to its end"
             case "stopped":
                 return f"stopped after command {fields['sequence']:,}"
-        return f"{event} {fields}"
+        return escape(f"{event} {fields}")

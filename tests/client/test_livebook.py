@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from engine.types import Side
 from gateway.bus.messages import AuctionResult, Depth, Indicative, Level, PhaseMessage, PublicTrade, Snapshot, Trades
+from gateway.cli.book import as_json, picture
 from gateway.client import BadCommand, Client, NotAnswering
 from gateway.livebook import LiveBook
 from gateway.marketdata import digest
@@ -181,3 +185,23 @@ async def test_market_data_needs_no_membership(exchange: FakeExchange) -> None:
 @pytest.fixture
 def exchange() -> FakeExchange:
     return FakeExchange()
+
+
+def test_flags_come_with_a_snapshot_that_has_nothing_else_that_is_new() -> None:
+    book = LiveBook(CODE)
+    book.take(snapshot(7, {100: 5}, {101: 3}))
+    book.take(depth(8, {100: 4}, {}))
+    book.take(snapshot(8, {100: 4}, {101: 3}, in_window=True), kept=False)
+    assert (book.in_window, book.set_aside, book.bids) == (True, False, {100: 4})
+
+
+def test_a_quote_and_what_keeps_a_book_from_trading_are_shown() -> None:
+    book = LiveBook(CODE)
+    fields = {"quote": "special", "quote_side": Side.SELL, "quote_price": 970, "quote_due_ns": 0, "set_aside": True}
+    book.take(snapshot(7, {1000: 5}, {900: 3}, **fields))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(picture(book, 5))
+    text = console.export_text()
+    assert "special ask quote at 970, at the day's limit" in text
+    assert "set aside" in text
+    assert as_json(book, 5, 5) | {"quote": "special", "quote_side": "sell", "quote_price": 970} == as_json(book, 5, 5)

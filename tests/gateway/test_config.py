@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,19 @@ def test_config_check_refuses_a_profile_without_session_times(tmp_path: Path):
     result = runner.invoke(config_app, ["check", "--dir", str(tmp_path)])
     assert result.exit_code == 2
     assert "profile START - at schedule.sessions" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('profile = "TSE"', "KDX-1: Expected a profile of START"),
+        ('limit_table = "none such"', "none such"),
+        ("rules = {nonsense = 1}", "'nonsense'"),
+        ('profile = "TSE_HYBRID"\nrules = {quote_width_table = "none such"}', "none such"),
+    ],
+)
+def test_config_check_refuses_what_the_market_would_refuse(tmp_path: Path, text: str, says: str):
+    (tmp_path / "dojima.toml").write_text(f'[[instrument]]\ninstrument = "KDX-1"\n{text}\n')
+    result = runner.invoke(config_app, ["check", "--dir", str(tmp_path), "--json"])
+    assert result.exit_code == 2
+    assert says in json.loads(result.stdout.splitlines()[-1])["error"]["what"]

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli.main import COMMANDS, load
+from gateway.cli.run import _Screen
 
 
 def free_port() -> int:
@@ -85,3 +86,12 @@ def test_a_demo_that_a_signal_ends_says_which(tmp_path: Path, number: int, statu
     out, _ = process.communicate(timeout=120)
     assert process.returncode == status
     assert "ended before its time" in json.loads(out)["error"]["what"]
+
+
+def test_the_screen_shows_what_operators_ask_whatever_their_ids_look_like(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = _Screen()
+    screen("operator", answer=["acted", "olga", "[/r]", ["suspend", "KDX-1"], "omar", "c", False])
+    screen("operator", answer=["refused", "olga", "r-2", 3, "Expected [/a] book", "", "", False])
+    shown = capsys.readouterr().out
+    assert "operator olga, [/r]: acted: suspend KDX-1" in shown
+    assert "operator olga, r-2: refused: Expected [/a] book" in shown
