@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +36,7 @@ from engine.log.digest import DigestChain
 from engine.log.replay import replay
 from gateway.bus import codec
 from gateway.clock import SystemClock
+from gateway.interpreter import short_pauses
 from gateway.sequencer import DiskJournal, Entry, Sequencer
 
 #: What a shipped exchange has (``gateway.config``): commands in one record, commands between two digest marks.
@@ -56,7 +56,7 @@ class Market:
         self.log = Log.open(FileStorage(directory), Header("benchmark"))
         self.engine = Engine()
         self.digest = DigestChain()
-        self.events: list[list[Event]] = []
+        self.events: list[tuple[Event, ...]] = []  # not lists, which the collector would have to visit
         self.done_ns: list[int] = []  #: when each command's events existed
         self.in_flight = 0
         self.on_commit: Callable[[], None] = lambda: None
@@ -80,7 +80,7 @@ class Market:
 
     def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
         self.done_ns.append(time.perf_counter_ns())
-        self.events.append(events)
+        self.events.append(tuple(events))
 
     def _committed(self, batch: Sequence[Entry]) -> None:
         self.in_flight -= sum(len(entry.commands) for entry in batch)
@@ -130,8 +130,7 @@ def run_loop(main: Any) -> None:
         import uvloop
 
         factory = uvloop.new_event_loop
-    gc.collect()
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with short_pauses(), asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main)
 
 

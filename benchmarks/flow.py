@@ -10,7 +10,7 @@ The market is one CONTINUOUS book without limits. The stream's id of an order be
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -141,7 +141,7 @@ def open_market(engine: Engine) -> None:
                 raise ValueError(f"Expected the market to open, got {event.text}")
 
 
-def found(events: Iterable[list[Event]]) -> Truth:
+def found(events: Iterable[Sequence[Event]]) -> Truth:
     """What a market did make of the flow: ``events`` of each command, in order, without those of ``OPENING``."""
     truth = Truth()
     for answer in events:

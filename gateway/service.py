@@ -45,6 +45,7 @@ from gateway.clock import AcceleratedClock, Clock, SystemClock
 from gateway.config import Config, ConfigError
 from gateway.exchange import Derive, Exchange, Say, Stopped, cancel_all, open_log
 from gateway.holidays import load_calendar
+from gateway.interpreter import short_pauses
 from gateway.settlement import Settlement
 
 BROKER_NAME: Final = "broker.json"
@@ -162,6 +163,7 @@ async def serve(directory: Path, config: Config, *, say: Say, until_done: bool =
             say=say,
         )
         exchange.replay()
+        stack.enter_context(short_pauses())
         watchers: list[asyncio.Task[None]] = []
         if address is None:
             broker = await stack.enter_async_context(await _start_broker(config, directory))
