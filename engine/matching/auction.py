@@ -459,17 +459,20 @@ def matches(
     """Who trades how much with whom. No two orders of one group in ``groups`` are paired; see ``pair_apart``."""
     pairs = pair(buy_fills, sell_fills)
     if groups:
-        for i, j, _ in pairs:
-            group = groups.get(buys[i], -1)
-            if group >= 0 and group == groups.get(sells[j], -1):
-                pairs = pair_apart(
+        for at in range(0, len(pairs), 3):
+            group = groups.get(buys[pairs[at]], -1)
+            if group >= 0 and group == groups.get(sells[pairs[at + 1]], -1):
+                apart = pair_apart(
                     buy_fills,
                     [groups.get(order, -1) for order in buys],
                     sell_fills,
                     [groups.get(order, -1) for order in sells],
                 )
-                break
-    return [Match(buys[i], sells[j], quantity) for i, j, quantity in pairs]
+                return [Match(buys[i], sells[j], quantity) for i, j, quantity in apart]
+    found: list[Match] = []
+    for at in range(0, len(pairs), 3):
+        found.append(Match(buys[pairs[at]], sells[pairs[at + 1]], pairs[at + 2]))
+    return found
 
 
 def pair_apart(

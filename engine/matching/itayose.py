@@ -33,6 +33,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from librt.vecs import append, vec
+from mypy_extensions import i64
+
 from engine.tables import TickTable
 
 #: Price rules. All take the largest volume, then the smallest surplus; they differ in the candidates and in what
@@ -388,13 +391,14 @@ def allocate(
     return fills
 
 
-def pair(buy_fills: list[int], sell_fills: list[int]) -> list[tuple[int, int, int]]:
-    """Trades from the fills of both sides: (index of the buy, index of the sell, quantity), in priority order.
+def pair(buy_fills: list[int], sell_fills: list[int]) -> vec[i64]:
+    """Trades from the fills of both sides in priority order, three integers each: index of the buy, index of the sell,
+    quantity.
 
     Each side's fills are laid end to end in its own priority order and cut wherever either side changes order. Both
     must have the same sum, else ``ValueError``: one of the two sides was allocated from another set of orders.
     """
-    trades: list[tuple[int, int, int]] = []
+    trades = vec[i64]()
     buys = len(buy_fills)
     sells = len(sell_fills)
     buy = 0
@@ -411,7 +415,7 @@ def pair(buy_fills: list[int], sell_fills: list[int]) -> list[tuple[int, int, in
         if buy >= buys or sell >= sells:
             break
         quantity = min(buy_left, sell_left)
-        trades.append((buy, sell, quantity))
+        trades = append(append(append(trades, buy), sell), quantity)
         buy_left -= quantity
         sell_left -= quantity
     if buy < buys or sell < sells:

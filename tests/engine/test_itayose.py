@@ -203,14 +203,20 @@ def test_allocation_refuses_what_it_does_not_know() -> None:
 # --- pairing ---------------------------------------------------------------------------------------------------------
 
 
+def triples(buy_fills: list[int], sell_fills: list[int]) -> list[tuple[int, int, int]]:
+    """What ``pair`` says, trade by trade."""
+    cells = list(pair(buy_fills, sell_fills))
+    return list(zip(cells[::3], cells[1::3], cells[2::3], strict=True))
+
+
 def test_fills_are_paired_in_priority_order_of_both_sides() -> None:
-    assert pair([4, 3, 5, 0], [3, 2, 6, 1]) == [(0, 0, 3), (0, 1, 1), (1, 1, 1), (1, 2, 2), (2, 2, 4), (2, 3, 1)]
+    assert triples([4, 3, 5, 0], [3, 2, 6, 1]) == [(0, 0, 3), (0, 1, 1), (1, 1, 1), (1, 2, 2), (2, 2, 4), (2, 3, 1)]
 
 
 def test_orders_without_a_fill_are_stepped_over() -> None:
-    assert pair([0, 2, 0, 0, 1], [0, 0, 3]) == [(1, 2, 2), (4, 2, 1)]
-    assert pair([], []) == []
-    assert pair([0], []) == []
+    assert triples([0, 2, 0, 0, 1], [0, 0, 3]) == [(1, 2, 2), (4, 2, 1)]
+    assert triples([], []) == []
+    assert triples([0], []) == []
 
 
 @pytest.mark.parametrize(("buys", "sells"), [([2], [1]), ([1], [2]), ([1], []), ([0], [1])])

@@ -281,7 +281,8 @@ def test_allocation_gives_out_the_volume_and_nobody_more_than_he_asked(
 def test_pairing_conserves_every_fill_and_keeps_priority_on_both_sides(cut: list[int], other: list[int]) -> None:
     total = min(sum(cut), sum(other))
     buys, sells = allocate(total, cut), allocate(total, other)
-    trades = pair(buys, sells)
+    cells = list(pair(buys, sells))
+    trades = list(zip(cells[::3], cells[1::3], cells[2::3], strict=True))
     for i, fill in enumerate(buys):
         assert sum(quantity for buy, _, quantity in trades if buy == i) == fill
     for i, fill in enumerate(sells):
