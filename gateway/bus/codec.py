@@ -52,6 +52,8 @@ _CHOICES: Final = {
     if isinstance(kind, type) and issubclass(kind, IntEnum)
 }
 _FIXMAP: Final = 0x80  #: first byte of an empty map; up to 15 keys add their number to it
+_LONG_MAPS: Final = (b"\xde", b"\xdf")  #: first byte of a map that has its number of keys behind it
+_KEYS_MAX: Final = 16  #: more than any message has
 _VERSION: Final = b"\xa1v\x01"
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`$")
 _ELEMENT: Final = re.compile(r"^\[(\d+)\](?:\[(\d+)\])?(.*)$")
@@ -82,8 +84,7 @@ class Refused(Exception):
 
 def decode(payload: bytes) -> Request:
     """Raises ``Refused`` and nothing else."""
-    if len(payload) > PAYLOAD_MAX:
-        raise Refused("TOO_LARGE", f"Expected at most {PAYLOAD_MAX} bytes, got {len(payload)}", "$")
+    _refuse_large(payload)
     try:
         message = _inbound.decode(payload)
     except DECODE_ERRORS as error:
@@ -108,11 +109,20 @@ def decode(payload: bytes) -> Request:
     return Request(commands, message.commands, message.message_id, message.resend_from, message.open_orders, presence)
 
 
+def _refuse_large(payload: bytes) -> None:
+    """What is too large to look into: 256 KiB of keys take longer to read than 1,000 orders to carry out."""
+    if len(payload) > PAYLOAD_MAX:
+        raise Refused("TOO_LARGE", f"Expected at most {PAYLOAD_MAX} bytes, got {len(payload)}", "$")
+    if payload[:1] in _LONG_MAPS and _length(payload) > _KEYS_MAX:
+        raise Refused("MALFORMED", f"Expected at most {_KEYS_MAX} keys, got {_length(payload)}", "$")
+
+
 def message_id_of(payload: bytes) -> str:
     """The id of a message that is refused for another reason than its content; "" if it cannot be read."""
     try:
-        return _inbound.decode(payload).message_id if len(payload) <= PAYLOAD_MAX else ""
-    except DECODE_ERRORS:
+        _refuse_large(payload)
+        return _inbound.decode(payload).message_id
+    except (*DECODE_ERRORS, Refused):
         return ""
 
 
@@ -126,7 +136,7 @@ def _pairs(payload: bytes) -> list[tuple[str, Raw]]:
         count, start = first & 0x0F, 1
     elif first in (0xDE, 0xDF):
         start = 3 if first == 0xDE else 5
-        count = int.from_bytes(payload[1:start], "big")
+        count = _length(payload)
     else:
         raise ValueError("Expected a map")
     if 2 * count > len(payload):
@@ -179,7 +189,7 @@ def _name(text: str, place: str, raw: Raw) -> tuple[str, str]:
     found = _ELEMENT.match(place)
     if found is None:
         if not place and "length" in text:
-            text += f", got {len(_loose.decode(raw))}"
+            text += f", got {_length(raw)}"
         return text, f"$.commands{place}"
     index = int(found.group(1))
     try:
@@ -200,6 +210,12 @@ def _name(text: str, place: str, raw: Raw) -> tuple[str, str]:
         return text, f"$.commands[{index}].{name}{found.group(3)}"
     except (*DECODE_ERRORS, IndexError, TypeError):  # the bytes are too broken to say more
         return text, f"$.commands{place}"
+
+
+def _length(raw: bytes | Raw) -> int:
+    """How many elements an array has, or keys a map, by its header: what is too long is not worth reading."""
+    data = bytes(memoryview(raw)[:5])
+    return data[0] & 0x0F if data[0] < 0xDC else int.from_bytes(data[1 : 5 if data[0] & 1 else 3], "big")
 
 
 def _short(value: Any) -> str:
@@ -223,8 +239,7 @@ _EXCHANGE: Final[dict[Any, type[msgspec.Struct]]] = {
 
 def decode_operator(payload: bytes) -> OperatorInbound:
     """Raises ``Refused`` and nothing else."""
-    if len(payload) > PAYLOAD_MAX:
-        raise Refused("TOO_LARGE", f"Expected at most {PAYLOAD_MAX} bytes, got {len(payload)}", "$")
+    _refuse_large(payload)
     try:
         message = _operator.decode(payload)
     except DECODE_ERRORS as error:

@@ -229,6 +229,9 @@ ORDER = ["new", "a-1", "CONT", 0, 10, 100]
         (b"\x81\xa8commands" + b"\x91" * 50_000 + b"\x90", "$", "nesting"),
         (b"\x81\xa8commands\xdd\xff\xff\xff\xff\x01", "$", "truncated"),
         (b"\xc1", "$", "malformed"),
+        (b"\xdf\x00\x01\x38\x80" + b"\xa1v\x01" * 80_000, "$", "Expected at most 16 keys, got 80000"),
+        (b"\xde\x00\x11" + b"\xa1q\x01" * 17, "$", "Expected at most 16 keys, got 17"),
+        (b"\x81\xa8commands\xdd\x00\x03\xd0\x90" + b"\xc0" * 250_000, "$.commands", "<= 1000, got 250000"),
     ],
 )
 async def test_a_malformed_message_is_answered_with_its_place(message: object, place: str, says: str):
