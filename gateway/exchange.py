@@ -57,7 +57,7 @@ from gateway.holidays import business_calendar
 from gateway.marketdata import MarketDataBook, Message
 from gateway.operators import Desk
 from gateway.orderfeed import OrderFeed
-from gateway.presence import Sessions
+from gateway.presence import SESSIONS_MAX, Sessions
 from gateway.reports import ReportBook, derive, hello
 from gateway.schedule import Schedule
 from gateway.sequencer import DiskJournal, Entry, Sequencer
@@ -417,9 +417,9 @@ class Exchange:
         """Tell the market which members have lost their last session."""
         while True:
             await self.clock.sleep(TICK)
-            for participant, deliveries in self.sessions.due(self.clock.monotonic_ns()):
+            for participant, delivery in self.sessions.due(self.clock.monotonic_ns()):
                 await self._sequencer.submit([Disconnected(participant)])
-                self.bus.acknowledge(deliveries)
+                self.bus.acknowledge((delivery,))
 
     async def _keep_status(self) -> None:
         """A word now and then about how much was done and what was turned away, when anything was."""
@@ -493,6 +493,9 @@ class Exchange:
         count = len(request.commands)
         cost = count
         if b"mass_cancel" in payload:  # rare, so that the others need not be looked at one by one
+        if wait and (request.presence is None or request.presence.here):  # the word was there, but no last will
+            self._throttle(delivery, self._rate, wait)
+            return
             cost += self._mass_cancel * sum(isinstance(command, MassCancel) for command in request.commands)
         if cost > 1:
             wait = sender.bucket.take(cost - 1, now)
@@ -512,6 +515,10 @@ class Exchange:
             full = self._share.enter(participant, count, len(payload))
             if full:
                 self._throttle(delivery, full, FULL_RETRY_MS)
+            if request.presence.here and self.sessions.is_full(participant, request.presence.session):
+                text = f"Expected at most {SESSIONS_MAX} sessions of one member at a time, got one more"
+                self._refuse(delivery, MessageError("NOT_PERMITTED", text, "$.presence", request.message_id))
+                return
                 return
         if request.open_orders:
             self._tell_open_orders(participant, request.message_id, participant)

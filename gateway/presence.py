@@ -16,6 +16,9 @@ from typing import Final
 from gateway.bus.messages import Presence
 from gateway.bus.port import Delivery
 
+#: Sessions of one member that are here at the same time: who invents names must not fill the exchange's memory.
+SESSIONS_MAX: Final = 100
+
 
 class Sessions:
     """Of all members. Times are nanoseconds of machine time."""
@@ -23,7 +26,12 @@ class Sessions:
     def __init__(self, after_ms: int) -> None:
         self._after_ns: Final = after_ms * 1_000_000
         self._here: Final[dict[str, set[str]]] = {}
-        self._gone: Final[dict[str, tuple[int, list[Delivery]]]] = {}  # when it counts, and what said so
+        self._gone: Final[dict[str, tuple[int, Delivery]]] = {}  # when it counts, and what said so last
+
+    def is_full(self, participant: str, session: str) -> bool:
+        """Whether there is no room for this session beside the member's others."""
+        here = self._here.get(participant, ())
+        return len(here) >= SESSIONS_MAX and session not in here
 
     def take(self, delivery: Delivery, presence: Presence, now_ns: int) -> list[Delivery]:
         """Take in what a session says of itself. Returns the messages that are done with."""
@@ -31,17 +39,19 @@ class Sessions:
         here = self._here.setdefault(participant, set())
         if presence.here:
             here.add(presence.session)
-            return [delivery, *self._gone.pop(participant, (0, []))[1]]
+            said = self._gone.pop(participant, None)
+            return [delivery] if said is None else [delivery, said[1]]
         here.discard(presence.session)
         if here:
             return [delivery]
-        due, deliveries = self._gone.get(participant, (now_ns + self._after_ns, []))
-        self._gone[participant] = due, [*deliveries, delivery]
-        return []
+        said = self._gone.get(participant)
+        # One that the broker keeps is enough: who says it 10,000 times must not fill the window of what may wait.
+        self._gone[participant] = now_ns + self._after_ns if said is None else said[0], delivery
+        return [] if said is None else [said[1]]
 
-    def due(self, now_ns: int) -> list[tuple[str, list[Delivery]]]:
-        """Members that are gone by now, each once, with the messages that are done with when the market knows it."""
-        found = [(participant, deliveries) for participant, (due, deliveries) in self._gone.items() if due <= now_ns]
+    def due(self, now_ns: int) -> list[tuple[str, Delivery]]:
+        """Members that are gone by now, each once, with the message that is done with when the market knows it."""
+        found = [(participant, delivery) for participant, (due, delivery) in self._gone.items() if due <= now_ns]
         for participant, _ in found:
             del self._gone[participant]
         return found

@@ -142,6 +142,39 @@ async def test_a_last_will_is_not_throttled_away():
         await m.until(lambda: disconnected(m) == ["a-1"])
 
 
+async def test_a_last_will_said_a_thousand_times_keeps_one_message_waiting_at_the_broker():
+    async with market(text=goes()) as m:
+        await opened(m)
+        await with_an_order(m)
+        for _ in range(1000):
+            says(m, "alfa", "s-1", here=False)
+        assert len(m.bus.unacknowledged) == 1
+        await moments(m, HALF_A_SECOND)
+        await m.until(lambda: disconnected(m) == ["a-1"])
+        await moments(m, 0)
+        assert not m.bus.unacknowledged
+
+
+async def test_sessions_that_are_here_are_throttled_and_bounded():
+    async with market(text=goes(MOMENT + "member_rate = 1\nmember_burst = 150\n")) as m:
+        for number in range(160):
+            says(m, "alfa", f"s-{number}", here=True)
+        assert [error.code for error in m.errors("alfa")] == ["NOT_PERMITTED"] * 50 + ["THROTTLED"] * 10
+        refused = m.errors("alfa")[0]
+        assert (refused.place, refused.text) == (
+            "$.presence",
+            "Expected at most 100 sessions of one member at a time, got one more",
+        )
+        says(m, "bravo", "s-1", here=True)
+        assert m.errors("bravo") == []
+        m.clock.machine_ns += 4_000_000_000
+        says(m, "alfa", "s-7", here=True)  # is one of them already
+        says(m, "alfa", "s-8", here=False)
+        says(m, "alfa", "s-200", here=True)
+        assert len(m.errors("alfa")) == 60
+        assert not m.bus.unacknowledged
+
+
 async def test_the_client_says_that_it_is_here_again_after_a_restart_and_that_it_leaves():
     storage, clock = MemoryStorage(), ManualClock()
     async with market(storage, goes(), clock=clock) as m:
