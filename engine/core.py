@@ -1371,6 +1371,11 @@ class Engine(Quoting):
             return []
         return [self.order(order) for order in member.open_orders(self._orders)]
 
+    def most_open(self, participant: str) -> int:
+        """No less than a member's open orders: how many a mass cancel walks over. Costs nothing."""
+        member = self._identities.by_name.get(participant)
+        return member.most_open() if member is not None else 0
+
     def balance(self, participant: str, account: str = "", instrument: str = "") -> Balance:
         """What an account has of an instrument's units, or in yen (""), for pre-funded instruments to count on."""
         return self._funding.balance(participant, account, instrument)

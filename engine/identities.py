@@ -74,6 +74,10 @@ class Member:
         """Whether it could have so many open orders: without a look at each, so some may have ended."""
         return len(self._orders) >= orders
 
+    def most_open(self) -> int:
+        """No less than its open orders, as ``may_have``, and what a walk over these takes."""
+        return len(self._orders)
+
     def open_orders(self, table: OrderTable) -> list[int]:
         """The numbers of its open orders, oldest first."""
         self._sweep(table)

@@ -168,7 +168,8 @@ class Limits(_Section, frozen=True):
     member_waiting_bytes: Positive = 8 * 1024 * 1024
     member_rate: Positive = 50_000  #: commands a second on average (a message without commands counts as one)
     member_burst: Positive = 100_000
-    member_mass_cancel: Positive = 100  #: what a mass cancel takes of that rate: it walks over all open orders
+    #: What a mass cancel takes of that rate, and one more for each 10 open orders of its member: it walks over them.
+    member_mass_cancel: Positive = 100
     member_questions: Positive = 20  #: questions a second (resend_from, open_orders), each of which walks far
     disconnect_after_ms: NotNegative = 1_000  #: how long a member's last session may be gone before its orders go
     members: Positive = 1_000  #: how many different members are served when ``members`` is "any"

@@ -69,6 +69,8 @@ logger = logging.getLogger("dojima")
 
 #: Most open orders in one message.
 OPEN_ORDERS_MAX: Final = 1_000
+#: Of so many open orders a mass cancel takes as long to look at each as one order takes to carry out.
+WALKED_PER_COMMAND: Final = 10
 #: Longest message in which a session says that it is here or gone, in bytes.
 PRESENCE_MAX: Final = 200
 #: How often held-back snapshots and the waiting schedule are looked at, in seconds.
@@ -208,7 +210,8 @@ class Exchange:
         self._not_members = frozenset(config.operators.names) | {copy.login for copy in config.drop_copy}
         self._mass_cancel = limits.member_mass_cancel - 1  # beyond what any command costs
         self._rate = (
-            f"at most {limits.member_rate} commands a second (a mass cancel counts as {limits.member_mass_cancel})"
+            f"at most {limits.member_rate} commands a second (a mass cancel counts as {limits.member_mass_cancel} "
+            f"and one more for each {WALKED_PER_COMMAND} open orders)"
         )
         self._deriving = asyncio.Semaphore(DERIVING_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -490,19 +493,32 @@ class Exchange:
             self.counters.malformed += 1
             self._refuse(delivery, refused.answer)
             return
-        count = len(request.commands)
-        cost = count
-        if b"mass_cancel" in payload:  # rare, so that the others need not be looked at one by one
         if wait and (request.presence is None or request.presence.here):  # the word was there, but no last will
             self._throttle(delivery, self._rate, wait)
             return
-            cost += self._mass_cancel * sum(isinstance(command, MassCancel) for command in request.commands)
+        count = len(request.commands)
+        cost = count
+        if b"mass_cancel" in payload:  # rare, so that the others need not be looked at one by one
+            sweeps = sum(isinstance(command, MassCancel) for command in request.commands)
+            walked = self.engine.most_open(participant) + self._share.waiting(participant) + count
+            cost += sweeps * (self._mass_cancel + walked // WALKED_PER_COMMAND)
+            if sweeps > 1 and cost > self.config.limits.member_burst:  # a batch this dear is not let through on credit
+                text = (
+                    f"Expected a message that counts as at most {self.config.limits.member_burst} commands, got one of "
+                    f"{cost}: send its {sweeps} mass cancels one by one"
+                )
+                self._refuse(delivery, MessageError("TOO_LARGE", text, "$.commands", request.message_id))
+                return
         if cost > 1:
             wait = sender.bucket.take(cost - 1, now)
             if wait:
                 self._throttle(delivery, self._rate, wait)
                 return
         if request.presence is not None:
+            if request.presence.here and self.sessions.is_full(participant, request.presence.session):
+                text = f"Expected at most {SESSIONS_MAX} sessions of one member at a time, got one more"
+                self._refuse(delivery, MessageError("NOT_PERMITTED", text, "$.presence", request.message_id))
+                return
             self.bus.acknowledge(self.sessions.take(delivery, request.presence, now))
             return
         questions = request.open_orders + (request.resend_from is not None)
@@ -515,13 +531,9 @@ class Exchange:
             full = self._share.enter(participant, count, len(payload))
             if full:
                 self._throttle(delivery, full, FULL_RETRY_MS)
-            if request.presence.here and self.sessions.is_full(participant, request.presence.session):
-                text = f"Expected at most {SESSIONS_MAX} sessions of one member at a time, got one more"
-                self._refuse(delivery, MessageError("NOT_PERMITTED", text, "$.presence", request.message_id))
-                return
                 return
         if request.open_orders:
-            self._tell_open_orders(participant, request.message_id, participant)
+            self._tell_open_orders(participant, sender, request.message_id, participant)
         if request.resend_from is not None:
             self._resend(participant, sender, request.resend_from, request.message_id, participant)
         if count:
@@ -576,7 +588,7 @@ class Exchange:
             text = f"Expected a question, got {len(request.commands)} commands: this login reads a copy of the reports"
             return self._refuse(delivery, MessageError("NOT_PERMITTED", text, "$.commands", request.message_id))
         if request.open_orders:
-            self._tell_open_orders(participant, request.message_id, address)
+            self._tell_open_orders(participant, reader, request.message_id, address)
         if request.resend_from is not None:
             self._resend(participant, reader, request.resend_from, request.message_id, address)
         self.bus.acknowledge((delivery,))
@@ -642,7 +654,7 @@ class Exchange:
             )
         )
 
-    def _tell_open_orders(self, participant: str, message_id: str, address: str) -> None:
+    def _tell_open_orders(self, participant: str, sender: _Sender, message_id: str, address: str) -> None:
         orders = [
             OpenOrder(
                 order.client_order_id, order.order_id, order.instrument, order.side, order.price, order.quantity,
@@ -651,6 +663,8 @@ class Exchange:
             for order in self.engine.open_orders(participant)
         ]  # fmt: skip
         next_report = self.reports.next_report(participant)
+        # Each further part is a question more: else twenty a second about 100,000 orders would be all that is done.
+        sender.questions.owe((len(orders) - 1) // OPEN_ORDERS_MAX if orders else 0, self.clock.monotonic_ns())
         for start in range(0, len(orders) or 1, OPEN_ORDERS_MAX):
             part = orders[start : start + OPEN_ORDERS_MAX]
             more = start + OPEN_ORDERS_MAX < len(orders)

@@ -33,6 +33,10 @@ class TokenBucket:
         self._full_at = start + count * self._cost_ns
         return 0
 
+    def owe(self, count: int, now_ns: int) -> None:
+        """Take ``count`` whether they are there or not: what was taken before turned out to cost so much more."""
+        self._full_at = max(self._full_at, now_ns) + count * self._cost_ns
+
 
 class Share:
     """What waits between arrival and commit: in all, and of each member, in commands and in bytes.
@@ -63,6 +67,10 @@ class Share:
         self._used_commands += commands
         self._used_nbytes += nbytes
         return ""
+
+    def waiting(self, participant: str) -> int:
+        """How many commands of one member wait."""
+        return self._members[participant][0] if participant in self._members else 0
 
     def leave(self, participant: str, commands: int, nbytes: int) -> None:
         used = self._members[participant]

@@ -436,6 +436,44 @@ async def test_a_mass_cancel_takes_more_of_the_rate_than_an_order():
         assert "a mass cancel counts as 10" in error.text
 
 
+async def test_mass_cancels_cost_what_they_walk_over_and_a_batch_of_them_gets_no_credit():
+    async with market(text="[limits]\nmember_rate = 1000\nmember_burst = 1000\nmember_mass_cancel = 10\n") as m:
+        m.send("alfa", *(buy(f"a-{index}", 100, 1) for index in range(1000)))
+        await m.until_reports("alfa", 1000)
+        m.clock.machine_ns += 2_000_000_000
+        # Each walks over 1,000 orders: 10, and a tenth of 1,000 and of the commands that come with it.
+        m.send("alfa", *(MassCancel(f"c-{index}", price_from=1, price_to=1) for index in range(10)), message_id="m-1")
+        (error,) = m.errors("alfa")
+        assert (error.code, error.place, error.message_id) == ("TOO_LARGE", "$.commands", "m-1")
+        assert "at most 1000 commands, got one of 1110: send its 10 mass cancels one by one" in error.text
+        for index in range(10):
+            m.send("alfa", MassCancel(f"d-{index}", price_from=1, price_to=1), message_id=f"n-{index}")
+        await m.until_reports("alfa", 1009)
+        throttled = m.errors("alfa")[1]
+        assert (throttled.code, throttled.message_id) == ("THROTTLED", "n-9")
+        m.clock.machine_ns += 2_000_000_000
+        m.send("alfa", MassCancel("d-10"))
+        await m.until_reports("alfa", 2010)
+        m.clock.machine_ns += 2_000_000_000
+        m.send("alfa", MassCancel("d-11"))  # finds nothing open, so that those behind it have nothing to walk over
+        await m.until_reports("alfa", 2011)
+        m.send("alfa", *(MassCancel(f"e-{index}") for index in range(20)))
+        await m.until_reports("alfa", 2031)
+
+
+async def test_the_word_presence_in_an_order_gets_nobody_past_the_rate():
+    async with market(text="[limits]\nmember_rate = 10\nmember_burst = 3\n") as m:
+        for index in range(5):
+            m.send("alfa", buy(f"presence-{index}", 100, 1), message_id=f"m-{index}")
+        m.send("alfa", open_orders=True, message_id="presence")
+        await m.until_reports("alfa", 3)
+        assert [(error.code, error.message_id) for error in m.errors("alfa")] == [
+            ("THROTTLED", "m-3"),
+            ("THROTTLED", "m-4"),
+            ("THROTTLED", "presence"),
+        ]
+
+
 async def test_a_failure_to_read_old_reports_is_answered():
     async def fail(participant: str, first: int, count: int) -> list[bytes]:
         raise RuntimeError("no disk")
@@ -468,6 +506,21 @@ async def test_questions_have_a_rate_of_their_own_because_each_walks_far():
         assert [error.code for error in m.errors("alfa")] == ["THROTTLED"] * 2
         m.send("alfa", buy("a-1", 100, 1))
         await m.until_reports("alfa", 1)
+
+
+async def test_a_question_costs_as_many_as_its_answer_has_parts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gateway.exchange.OPEN_ORDERS_MAX", 10)
+    async with market(text="[limits]\nmember_questions = 2\n") as m:
+        m.send("alfa", *(buy(f"a-{index}", 100, 1) for index in range(41)))
+        await m.until_reports("alfa", 41)
+        for _ in range(3):
+            m.send("alfa", open_orders=True)
+        assert [len(part.orders) for part in m.answers("alfa", OpenOrders)] == [10, 10, 10, 10, 1]
+        first, second = m.errors("alfa")
+        assert (first.code, first.retry_after_ms) == (second.code, second.retry_after_ms) == ("THROTTLED", 1001)
+        m.clock.machine_ns += first.retry_after_ms * 1_000_000
+        m.send("alfa", open_orders=True)
+        assert len(m.answers("alfa", OpenOrders)) == 10
 
 
 async def test_one_members_flood_is_refused_while_others_find_room():
