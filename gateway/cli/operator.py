@@ -268,7 +268,8 @@ def reports(
 @app.command()
 def commands(json: Json = False) -> None:
     """Show what can be asked for, with which fields, and what takes a second operator."""
-    table = Table(title="Commands of the exchange", title_justify="left")
+    note = "?: may be left out. Lists and maps as JSON. What a field means: engine/commands.py"
+    table = Table(title="Commands of the exchange", title_justify="left", caption=note, caption_justify="left")
     for name in ("command", "fields", "takes"):
         table.add_column(name)
     for tag, kind in COMMANDS.items():

@@ -12,6 +12,8 @@ import pytest
 import gateway.client
 from gateway.client import Client, ClientError, Order
 from gateway.livebook import LiveBook
+from gateway.liveorders import LiveOrders
+from gateway.orderbook import OrderBook
 from tests.client.fake import FakeExchange
 
 PAGE = (Path(__file__).parents[2] / "docs" / "client.md").read_text(encoding="utf-8")
@@ -42,7 +44,14 @@ async def test_the_first_program_of_the_page_runs(
 
 
 def test_every_call_and_every_error_that_the_page_names_exists() -> None:
-    for owner, calls in ((Client, r"client\.(\w+)\("), (Order, r"order\.(\w+)\("), (LiveBook, r"book\.(\w+)\(")):
+    owners = [
+        (Client, r"client\.(\w+)\("),
+        (Order, r"order\.(\w+)\("),
+        (LiveBook, r"(?<![.\w])book\.(\w+)\("),
+        (LiveOrders("KDX-2107"), r"live\.(\w+)"),
+        (OrderBook, r"live\.book\.(\w+)"),
+    ]
+    for owner, calls in owners:
         named = set(re.findall(calls, PAGE))
         assert named
         assert {name for name in named if not hasattr(owner, name)} == set()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
+from engine import Engine, Rejected
+from gateway import config as settings
 from gateway.cli.main import COMMANDS, app, load
+from gateway.cli.operator import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("*.md", "docs/**/*.md", "deploy/**/*.md", "gateway/**/*.md", "tests/**/*.md", "benchmarks/**/*.md")
@@ -20,6 +25,7 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = set(re.search(r"^\.PHONY:(.*)$", MAKEFILE, re.MULTILINE)[1].split())  # type: ignore[index]
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```(?:sh|bash|console|text)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 OURS = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?(dojima|make)(?: (.*))?$")
@@ -105,6 +111,75 @@ def test_links_lead_somewhere(path: Path) -> None:
 @each_document()
 def test_files_that_are_named_are_there(path: Path) -> None:
     assert lost_paths(path.read_text()) == []
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The code of one language on a page."""
+    return [code for name, code in BLOCK.findall(path.read_text()) if name == language]
+
+
+def strange_imports(code: str) -> list[str]:
+    """What a program imports of ours that is not there; raises SyntaxError for what is no Python."""
+    tree = compile(code, "page", "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [
+        f"{node.module}.{alias.name}"
+        for node in imports
+        if (node.module or "").partition(".")[0] in {"engine", "gateway"}
+        for alias in node.names
+        if alias.name != "*" and not hasattr(import_module(node.module or ""), alias.name)
+    ]
+
+
+@each_document()
+def test_programs_are_python_and_what_they_import_of_ours_exists(path: Path) -> None:
+    assert [name for code in blocks(path, "python") for name in strange_imports(code)] == []
+
+
+@each_document()
+def test_settings_on_a_page_are_settings_that_the_market_takes(path: Path) -> None:
+    for text in blocks(path, "toml"):
+        config = settings.parse(text, named(path))
+        market = Engine()
+        for command in (*settings.tables(config), *settings.listings(config, ROOT)):
+            assert not [event for event in market.apply(command) if isinstance(event, Rejected)]
+
+
+@each_document()
+def test_what_operators_are_told_to_request_can_be_requested(path: Path) -> None:
+    for words in commands(path.read_text()):
+        if words[:3] == ["dojima", "operator", "request"] and words[3:4] != ["…"]:
+            parse(words[3], [word for word in words[4:] if "=" in word and not word.startswith("-")])
+
+
+def modules(room: str) -> set[str]:
+    """The modules of a room, from the top of the checkout on, without suffix."""
+    return {
+        str(path.relative_to(ROOT).with_suffix(""))
+        for path in (ROOT / room).rglob("*.py")
+        if not path.name.startswith("__init__")
+    }
+
+
+def test_architecture_names_each_module_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = text.partition("## Rooms")[2].partition("\n## ")[0]
+    told: set[str] = set()
+    for first, second in re.findall(r"^\| (.*?) \| (.*) \|$", rooms, re.MULTILINE):
+        names = [name.removesuffix(".py") for name in re.findall(r"`([\w./]+)`", first)]
+        folder = ""
+        for name in names:
+            if name.endswith("/"):  # a room with its modules in the other column, or one that speaks for itself
+                inside = set(re.findall(r"`(\w+)`", second))
+                told |= {f"{name}{module}" for module in inside} if inside & stems(name) else modules(name)
+                continue
+            folder = name.rpartition("/")[0] or folder
+            told.add(name if "/" in name else f"{folder}/{name}")
+    assert told == modules("engine") | modules("gateway")
+
+
+def stems(room: str) -> set[str]:
+    return {Path(module).name for module in modules(room)}
 
 
 @each_document()
