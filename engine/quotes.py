@@ -212,7 +212,7 @@ class Quoting(Eligibility):
         kind = QuoteKind.NONE
         while table.open[order] and table.state[order] != GONE:
             price = book.best(side ^ 1)
-            if price == 0:
+            if price == 0 or self._within_limits(instrument, price) != price:  # see ``_set_first_limits``
                 kind = QuoteKind.NONE if limit else QuoteKind.SPECIAL
                 break
             if limit and (price > limit if side == BUY else price < limit):
@@ -352,6 +352,14 @@ class Quoting(Eligibility):
         if self.time_ns < quote.due_ns:
             text = f"Expected the quote of {instrument.code} to be renewed from {quote.due_ns} on"
             return Refusal(Reason.BAD_TRANSITION, f"{text}, got {number(self.time_ns)}")
+        if instrument.in_window:  # nothing trades, and no price moves: it stands for another turn
+            rules = instrument.rules
+            turn_ns = rules.special_quote_ns if quote.kind == QuoteKind.SPECIAL else rules.sequential_quote_ns
+            due_ns = self.time_ns + turn_ns
+            self._show(
+                instrument, Quote(quote.kind, quote.side, quote.price, quote.base, due_ns, quote.expires), events
+            )
+            return None
         low, high = self._around(instrument, quote.price, 1)
         base = quote.price if quote.kind == QuoteKind.SEQUENTIAL else quote.base
         price = high if quote.side == BUY else low

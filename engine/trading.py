@@ -119,6 +119,11 @@ class Trading:
         mode = rules.self_trade if options is None or options.self_trade == 0 else options.self_trade
         own = table.terms[order] >> PARTICIPANT_SHIFT if mode > SELF_TRADE_NONE else -1
         limit = table.price[order]
+        to_limit = False
+        if limit == 0:
+            to_limit = table.order_type(order) == OrderType.MARKET_TO_LIMIT
+            if instrument.upper:  # limits that came with the day's first price leave orders beyond them in the book
+                limit = instrument.upper if table.side(order) == BUY else instrument.lower
         wanted = table.open[order]
         validity = 1 << table.validity(order)
         needed = wanted if validity & FOK else (options.minimum if options is not None else 0)
@@ -127,9 +132,10 @@ class Trading:
             table.state[order] = GONE
             events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
             return
-        to_limit = limit == 0 and table.order_type(order) == OrderType.MARKET_TO_LIMIT
         if to_limit:
-            limit = instrument.book.best(table.side(order) ^ 1)
+            best = instrument.book.best(table.side(order) ^ 1)
+            if best == 0 or limit == 0 or (best < limit if table.side(order) == BUY else best > limit):
+                limit = best
         if instrument.volatile:
             last = self._match_in_band(instrument, order, limit, mode, own, events)
         else:

@@ -863,12 +863,15 @@ class Model(Quotes):
             band = self.band(book)
             around = book.reference
             needed = order.open if order.validity == FOK else order.minimum
-            if needed and self.obtainable(order, self.bound(order, order.price, band)) < needed:
+            of_day = 0 if order.price else (book.upper if order.side == BUY else book.lower)
+            if needed and self.obtainable(order, self.bound(order, order.price or of_day, band)) < needed:
                 return [self.withdraw(order, CancelReason.REMAINDER)]
             to_limit = order.type == MARKET_TO_LIMIT and not order.price
             resting = self.side(book, BUY if order.side == SELL else SELL)
             best = next((maker.price for maker in resting if maker.price), 0) if to_limit else 0
-            limit = best or order.price
+            limit = order.price or of_day
+            if to_limit:
+                limit = (min(best, of_day or best) if order.side == BUY else max(best, of_day)) if best else 0
             bound = self.bound(order, limit, band)
             price = 0
             outside = self.outside(order, limit, band)

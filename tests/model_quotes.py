@@ -137,6 +137,12 @@ class Quotes:
                 events += self.meet(order, makers[0], quote.price)
         while not quote and order.alive:
             makers = self.side(book, other)
+            if (
+                makers
+                and makers[0].price
+                and makers[0].price != min(max(makers[0].price, book.lower), book.upper or 10**15)
+            ):
+                makers = []  # beyond limits that came with the day's first price
             if not makers:
                 kind = QuoteKind.NONE if order.price else QuoteKind.SPECIAL
                 break
@@ -196,7 +202,7 @@ class Quotes:
     def attempt(self, book: Book) -> list[Event]:
         price, _, presses = self.quoted_price(book)
         if price:
-            return list(self.uncross(book))
+            return [] if book.in_window else list(self.uncross(book))
         return self.follow(book, presses)
 
     def follow(self, book: Book, presses: Side | None) -> list[Event]:
@@ -226,6 +232,11 @@ class Quotes:
         quote = book.quote
         if quote is None or not quote.due or self.time_ns < quote.due:
             self.need(False, Reason.BAD_TRANSITION)
+        if book.in_window:
+            special = quote.kind == QuoteKind.SPECIAL
+            name, usual = ("special_quote_seconds", 180) if special else ("sequential_quote_seconds", 60)
+            quote.due = self.time_ns + int(book.rules.get(name, usual)) * SECOND
+            return self.show_quote(book, quote)
         prices = self.near(book, quote.price, 1)
         price = prices[-1] if quote.side == BUY else prices[0]
         base = quote.price if quote.kind == QuoteKind.SEQUENTIAL else quote.base

@@ -22,18 +22,22 @@ from engine import (
     Event,
     LimitRow,
     ListInstrument,
+    OrderType,
     Phase,
     QuoteChanged,
     QuoteKind,
     Reason,
     RenewQuote,
     ResumeInstrument,
+    SetLimitTable,
     SetQuoteTable,
+    SetWindow,
     Side,
     StartDay,
     SuspendInstrument,
     TimeInForce,
     Traded,
+    WindowKind,
 )
 from engine.matching.auction import Frozen, Plan, price_frozen
 from engine.quotes import MATCH, NOBODY, FrozenClaims, pressing
@@ -554,6 +558,56 @@ def test_an_order_that_bids_beyond_the_first_limits_counts_as_at_the_limit() -> 
 
 
 # --- the question behind it all --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", ["TSE_HYBRID", "CONTINUOUS"])
+@pytest.mark.parametrize("side", list(Side))
+def test_no_market_order_trades_beyond_the_limits_that_a_first_price_brings(profile: str, side: Side) -> None:
+    """Who asks for more than the upper limit keeps his own limit, and has nobody to trade with."""
+    market = Hybrid()
+    market.must(SetLimitTable("near", 0, [LimitRow(0, 8)]), SetQuoteTable("wide", 0, [LimitRow(0, 40)]))
+    rules: dict[str, int | str] = {"first_price_limits": "at_limit"}
+    if profile == "TSE_HYBRID":
+        rules["quote_width_table"] = "wide"
+    market.must(ListInstrument(CODE, profile, limit_table="near", rules=rules), StartDay(TODAY))
+    if profile == "TSE_HYBRID":
+        market.phase(Phase.PRE_OPEN, Phase.OPENING_AUCTION)
+    market.phase(Phase.CONTINUOUS)
+    ask, take = (market.buy, market.sell) if side == Side.SELL else (market.sell, market.buy)
+    ask(5, 80 if side == Side.SELL else 120, "alpha", id="far")
+    ask(5, 100, "alpha", id="near")
+    assert fills(take(5, 100, "beta"))
+    assert limits(market) == (92, 108)
+
+    for number, (kind, terms) in enumerate(
+        [
+            (OrderType.MARKET, {}),
+            (OrderType.MARKET, {"time_in_force": TimeInForce.IOC}),
+            *([(OrderType.MARKET_TO_LIMIT, {})] if profile == "CONTINUOUS" else []),
+            *([(OrderType.MARKET, {"time_in_force": TimeInForce.FOK})] if profile == "CONTINUOUS" else []),
+        ]
+    ):
+        events = take(5, 0, "beta", order_type=kind, id=f"m-{number}", **terms)
+        assert not fills(events)
+    edge = 108 if side == Side.BUY else 92
+    if profile == "TSE_HYBRID":  # the first of them waits for somebody at the limit
+        assert market.quote == (SPECIAL, side, edge)
+    else:  # market-to-limit rests there
+        assert market.engine.depth(CODE)[side] == [(edge, 5)]
+
+
+def test_a_quote_stands_for_another_turn_while_a_window_keeps_everybody_from_trading() -> None:
+    market = hybrid()
+    market.sell(5, 517)
+    market.buy(5, 517)
+    market.must(SetWindow(CODE, WindowKind.FREEZE, TODAY, TODAY, purge=False))
+    assert market.quote == (SPECIAL, Side.BUY, 510)
+
+    shown = only(market.renew(180), QuoteChanged)
+
+    assert (shown.price, shown.due_ns) == (510, market.now + 180 * SECOND)
+    market.must(SetWindow(CODE, WindowKind.FREEZE, TODAY, 0))
+    assert fills(market.renew(180))[0][2] == 517
 
 
 def frozen(side: Side, orders: list[tuple[int, int]]) -> Frozen:
