@@ -366,7 +366,7 @@ class Engine(Quoting):
                 return None
             member = self._identities.add(participant)
             member.guards = self._guards_member(participant)
-        outcome = member.outcomes.get(request_id, -1)
+        outcome = member.outcomes.get(request_id)
         if outcome < 0:
             if not is_id(request_id):
                 text = f"Expected an id of 1 to 36 printable characters, got {plain(request_id)}"

@@ -34,6 +34,43 @@ EVENT: Final = 3  #: any other answer: its place among the kept events
 #: Orders of a member between two looks for those that have ended: at least so many, otherwise in this proportion.
 _ROOM: Final = 64
 _SLACK: Final = 3
+#: Dictionaries that a member's ids are spread over, once they are more than that; a power of two.
+_PARTS: Final = 256
+
+
+class Outcomes:
+    """What became of each client_order_id or request_id that a member used, as ``Identities.remember`` has it.
+
+    A dictionary that grows is made anew at one go: half a tenth of a second at a million ids. So once there are some,
+    they lie in many small ones. Which one, the id's characters say: a hash of Python's is another in every process.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, int]] = [{}]
+
+    def _part(self, request_id: str) -> dict[str, int]:
+        length = len(request_id)
+        if len(self._parts) == 1 or length < 3:
+            return self._parts[0]
+        # Ids mostly count up: the last three digits of a number spread evenly.
+        last = ord(request_id[length - 1]) + 10 * ord(request_id[length - 2]) + 100 * ord(request_id[length - 3])
+        return self._parts[(last + 37 * ord(request_id[length >> 1])) & (_PARTS - 1)]
+
+    def get(self, request_id: str) -> int:
+        """-1: the id is new."""
+        return self._part(request_id).get(request_id, -1)
+
+    def put(self, request_id: str, outcome: int) -> None:
+        part = self._part(request_id)
+        part[request_id] = outcome
+        if len(self._parts) == 1 and len(part) > _PARTS:
+            self._parts = [{} for _ in range(_PARTS)]
+            for known, its in part.items():
+                self._part(known)[known] = its
+
+    def pop(self, request_id: str) -> int:
+        """Forget an id. Raises ``KeyError`` for one that is not there."""
+        return self._part(request_id).pop(request_id)
 
 
 class Member:
@@ -47,7 +84,7 @@ class Member:
     def __init__(self, index: int, name: str) -> None:
         self.index: Final = index
         self.name: Final = name
-        self.outcomes: Final[dict[str, int]] = {}  #: what became of each client_order_id or request_id it used
+        self.outcomes: Final = Outcomes()
         #: Whether its orders have to pass the kill switch or risk limits (``engine/protection.py``).
         self.guards: bool = False
         self._orders = vec[i64]()
@@ -135,7 +172,7 @@ class Identities:
     def remember(self, member: Member, request_id: str, kind: int, index: int) -> None:
         """Remember what became of a new id: one of the kinds above, and the order's number or the answer's place."""
         outcome = index << 2 | kind
-        member.outcomes[request_id] = outcome
+        member.outcomes.put(request_id, outcome)
         if len(self._outcomes) == BLOCK:
             self._outcomes_hash.update(self._outcomes)
             self._outcomes = vec[i64]()
@@ -166,7 +203,7 @@ class Identities:
 
     def find(self, member: Member, client_order_id: str) -> int:
         """The number of a member's order; 0: it has none of that id."""
-        outcome = member.outcomes.get(client_order_id, -1)
+        outcome = member.outcomes.get(client_order_id)
         return outcome >> 2 if outcome >= 0 and outcome & 3 <= WAITING_ORDER else 0
 
     def _kept_block(self) -> bytes:
