@@ -125,6 +125,7 @@ from engine.matching.itayose import Equilibrium
 from engine.operators import Operators
 from engine.profiles import (
     AUCTION,
+    COLLECT,
     DAY,
     FUNARI,
     GTD,
@@ -1100,6 +1101,7 @@ class Engine(Quoting):
             return set_aside(instrument, "halts")
         if instrument.suspended:
             return not_changed(instrument, "trading")
+        self._collect(instrument)
         instrument.suspended = True
         instrument.dropped = instrument.dropped or instrument.phase_rules.is_frozen
         events.append(TradingStateChanged(instrument.code, True))
@@ -1137,6 +1139,7 @@ class Engine(Quoting):
                 self._open_call(instrument, until_ns, events)
                 self._entered(instrument, None, events)
         elif trades:
+            self._trade_on(instrument)
             self._resume_stops(instrument, events)
         return None
 
@@ -1231,6 +1234,10 @@ class Engine(Quoting):
                     self._expire(instrument, rules.expires, events)
         else:
             instrument.dropped = instrument.suspended and rules.is_frozen
+            if rules.matching == COLLECT:
+                self._collect(instrument)
+            elif not instrument.suspended and instrument.quote is None:
+                self._trade_on(instrument)
             if instrument.phase == Phase.CLOSED:
                 self._close_day(instrument)
             if rules.expires:
@@ -1251,6 +1258,8 @@ class Engine(Quoting):
         A funari order rests there already: it gives up its limit, and so its place, but not its time of entry.
         """
         table = self._orders
+        if instrument.turns is not None:
+            instrument.turns.joined = self.sequence
         for order, joined in instrument.imbalance.items():
             instrument.imbalance[order] = joined or 1 << table.validity(order) & validities != 0
         for order in self._joining(instrument, validities):

@@ -11,6 +11,7 @@ from engine.identities import encode
 from engine.matching.book import Book
 from engine.profiles import PhaseRules, Rules
 from engine.tables import LimitTable, TickTable
+from engine.turns import Turns
 from engine.types import SIDES, CancelReason, OrderType, Phase, QuoteKind, SelfTrade, Side, TimeInForce
 
 #: ``Instrument.guards``: what orders of few instruments have to pass, so that all others pay one test for all of it.
@@ -247,6 +248,8 @@ class Instrument:
         self.limits: LimitTable | None = None  #: the day's table of limit widths
         self.widths: LimitTable | None = None  #: the day's table of special-quote widths
         self.quote: Quote | None = None
+        #: Where members take turns: among whom, and where they stand.
+        self.turns: Final[Turns | None] = Turns() if rules.in_turns else None
         self.run_base: int = 0  #: last price before the present run of trades, see ``engine/quotes.py``; 0: none
         self.run_since_ns: int = 0
         #: Whether orders need more than zaraba's own rules: special quotes, or limits that the first price brings.
@@ -313,4 +316,5 @@ class Instrument:
             self.limits.rows if self.limits is not None else [],
             self.widths.rows if self.widths is not None else [],
             [self.run_base, self.run_since_ns, self.stuck_days, self.pressed, int(self.moved)],
+            *(self.turns.key() if self.turns is not None else []),
         ]

@@ -55,7 +55,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from engine.matching.itayose import ALLOCATION_RULES, PRICE_RULES
+from engine.matching.itayose import ALLOCATION_RULES, PRICE_RULES, SIMULTANEOUS_RR
 from engine.types import OrderType, Phase, SelfTrade, TimeInForce
 
 #: What a phase does with the book.
@@ -457,6 +457,7 @@ class Rules:
         self.validities: Final = validities
         self.auction_price: Final = str(settings["auction_price"])
         self.allocation: Final = str(settings["allocation"])
+        self.in_turns: Final = self.allocation == SIMULTANEOUS_RR
         self.market_orders_must_all_fill: Final = settings["market_orders_must_all_fill"] == 1
         self.restriction_of_market_order: Final = settings["restriction_of_market_order"] == 1
         self.queue_in_halt: Final = settings["halt_orders"] == "queue"
@@ -471,6 +472,8 @@ class Rules:
         self.self_trade_by_account: Final = settings["self_trade_group"] == "account"
         self.qty_up_keeps_priority: Final = settings["qty_up_keeps_priority"] == 1
         self.market_rests: Final = settings.get("market_rests") == 1
+        #: Whether an order that comes in zaraba may meet others than the first of the best price.
+        self.chooses: Final = self.market_rests or self.in_turns
         self.mtl_needs_limit: Final = settings.get("mtl_needs_limit", 1) == 1
         self.rest_of_peak: Final = settings.get("iceberg_entry") == "rest_of_peak"
         self.peak_priority: Final = settings.get("iceberg_uncross") == "peak"

@@ -266,10 +266,7 @@ class Quoting(Eligibility):
                 maker = book.head(quote.side, 0) or book.first(quote.side)
                 if not maker or (table.price[maker] and not self._reaches(quote.price, quote, table.price[maker])):
                     break
-                if self._is_own(instrument, order, maker, own):
-                    self._prevent(instrument, order, maker, quote.price, mode, events)
-                else:
-                    self._trade_one(instrument, order, maker, quote.price, events)
+                if self._meet(instrument, order, table.price[maker], quote.price, mode, own, events):
                     instrument.moved = True
         if not table.open[order] or table.state[order] == GONE:
             return
@@ -325,6 +322,8 @@ class Quoting(Eligibility):
         if quote is None:
             return
         self._drop_quote(instrument, events)
+        if instrument.turns is not None:
+            instrument.turns.end(self.sequence)
         if quote.expires:
             self._expire(instrument, quote.expires, events)
 

@@ -56,7 +56,7 @@ from engine.matching.book import (
     Fills,
     OrderTable,
 )
-from engine.matching.itayose import Equilibrium
+from engine.matching.itayose import Equilibrium, Rotation
 from engine.profiles import FOK, IMMEDIATE, TRADE, PhaseRules
 from engine.rebuild import is_sound, queue_of, rows_of
 from engine.tape import Tape
@@ -164,20 +164,23 @@ class Trading:
         last = 0
         fills = self._planned
         while True:
-            if instrument.rules.market_rests and table.open[order]:
+            if instrument.rules.chooses and table.open[order]:
                 # Orders without a limit come first. They are in no ladder, so ``take`` does not see them.
-                maker = book.head(other, 0)
-                if maker:
+                level = 0
+                price = 0
+                if instrument.rules.market_rests and book.head(other, 0):
                     price = self._market_price(instrument, other, limit)
                     if price == 0:
                         break
-                    if self._is_own(instrument, order, maker, own):
-                        self._prevent(instrument, order, maker, price, mode, events)
-                        if table.state[order] == GONE:
-                            break
-                        continue
-                    self._trade_one(instrument, order, maker, price, events)
-                    last = price
+                elif instrument.turns is not None and instrument.turns.periods:
+                    level = price = book.best(other)
+                    if price == 0 or (limit and (price > limit if other else price < limit)):
+                        break
+                if price:
+                    if self._meet(instrument, order, level, price, mode, own, events):
+                        last = price
+                    if table.state[order] == GONE:
+                        break
                     continue
             before = table.open[order]
             fills.count = 0
@@ -207,6 +210,138 @@ class Trading:
         if instrument.rules.market_rests and last:
             self._match_markets(instrument, events)
         return last
+
+    # --- whose turn it is --------------------------------------------------------------------------------------------
+
+    def _meet(
+        self, instrument: Instrument, order: int, level: int, price: int, mode: int, own: int, events: list[Event]
+    ) -> bool:
+        """Trade ``order``, in no queue, at ``price`` with whoever comes first at ``level`` (0: those without a limit).
+
+        That is one order, or a group whose members take turns; up to one of its own group, which gives way or does not.
+        False: nothing has traded.
+        """
+        table = self._orders
+        other = table.side(order) ^ 1
+        group = self._first_group(instrument, other, level)
+        quantities = [table.open[maker] for maker in group]
+        total = sum(quantities)
+        mine = [i for i in range(len(group)) if self._is_own(instrument, order, group[i], own)]
+        volume = min(table.open[order], total)
+        if mine:
+            volume = self._before_own(instrument, other, level, group, mine, volume)
+        if volume == 0:
+            first = self._in_turn(instrument, other, level, group).take(1)
+            maker = group[first.index(1)]
+            self._prevent(instrument, order, maker, price, mode, events)
+            return False
+        rotation = self._in_turn(instrument, other, level, group)
+        fills = rotation.take(volume)
+        turns = instrument.turns
+        period = self._period(instrument, group[0], 0)
+        if turns is not None and period:
+            turns.keep(other, level, period, rotation.turns)
+        for i in range(len(group)):
+            if fills[i]:
+                self._trade_one(instrument, order, group[i], price, events, quantity=fills[i])
+        return True
+
+    def _period(self, instrument: Instrument, order: int, now: int) -> int:
+        """In which period an order in the book was entered, on-close orders when they joined; see ``Turns.period``."""
+        turns = instrument.turns
+        if turns is None:
+            return 0
+        table = self._orders
+        entered: int = table.priority[order]
+        validity = table.validity(order)
+        if validity == TimeInForce.ON_CLOSE or (validity == TimeInForce.FUNARI and table.price[order] == 0):
+            entered = max(entered, turns.joined)
+        return turns.period(entered, now)
+
+    def _first_group(self, instrument: Instrument, side: int, level: int, behind: int = 0) -> list[int]:
+        """The orders at a price, from the one behind ``behind`` on, that are of the period of the first; or only it.
+
+        Raises ``InvariantBroken`` where queue and rows do not say the same.
+        """
+        table = self._orders
+        order = table.behind(behind) if behind else instrument.book.head(side, level)
+        group: list[int] = []
+        period = 0
+        while order:
+            continuous.verify(table, side, level, order, behind, instrument.index)
+            if group and (period == 0 or self._period(instrument, order, 0) != period):
+                break
+            if not group:
+                period = self._period(instrument, order, 0)
+            group.append(order)
+            behind = order
+            order = table.behind(order)
+        return group
+
+    def _in_turn(self, instrument: Instrument, side: int, level: int, group: list[int]) -> Rotation:
+        table = self._orders
+        turns = instrument.turns
+        period = self._period(instrument, group[0], 0)
+        return Rotation(
+            [table.participant(maker) for maker in group],
+            [table.open[maker] for maker in group],
+            instrument.lot,
+            turns.resume(side, level, period) if turns is not None and period else None,
+        )
+
+    def _before_own(
+        self, instrument: Instrument, side: int, level: int, group: list[int], mine: list[int], volume: int
+    ) -> int:
+        """How much of ``volume`` a group trades before the turn comes to one of the orders at the places ``mine``."""
+        low = 0
+        while low < volume:  # what an order gets grows with the volume, so halving finds it
+            middle = (low + volume + 1) // 2
+            fills = self._in_turn(instrument, side, level, group).take(middle)
+            if any(fills[i] for i in mine):
+                volume = middle - 1
+            else:
+                low = middle
+        return volume
+
+    def _reach(
+        self, instrument: Instrument, side: int, level: int, wanted: int, member: int, account: str
+    ) -> tuple[int, bool]:
+        """How much of ``wanted`` an order can trade at a price, and whether it then meets one of its own group.
+
+        For books where members take turns; of an order's group are those of ``member``, or of an ``account`` of it.
+        """
+        table = self._orders
+        by_account = instrument.rules.self_trade_by_account
+        total = 0
+        group = self._first_group(instrument, side, level)
+        while group and total < wanted:
+            shown = sum([table.open[maker] for maker in group])
+            mine: list[int] = []
+            for i in range(len(group)):
+                if table.participant(group[i]) == member and (not by_account or table.account[group[i]] == account):
+                    mine.append(i)
+            if mine and (account or not by_account):
+                most = min(shown, wanted - total)
+                before = self._before_own(instrument, side, level, group, mine, most)
+                if before < most:
+                    return total + before, True
+            total += shown
+            group = self._first_group(instrument, side, level, group[-1])
+        return total, False
+
+    def _collect(self, instrument: Instrument) -> None:
+        """The book does not trade any more: what is entered from now on, until an itayose is held, is simultaneous.
+
+        So is what a session leaves when it ends, with all that comes before the next opening.
+        """
+        if instrument.turns is not None:
+            over = instrument.phase in (Phase.CLOSED, Phase.BREAK)
+            instrument.turns.collect(0 if over else self.sequence - 1)
+
+    def _trade_on(self, instrument: Instrument) -> None:
+        """The book trades, and no itayose was held before."""
+        if instrument.turns is not None:
+            instrument.turns.since = -1
 
     # --- the volatility band -----------------------------------------------------------------------------------------
 
@@ -259,6 +394,7 @@ class Trading:
     def _open_call(self, instrument: Instrument, until_ns: int, events: list[Event]) -> None:
         """A rule, and no ``SetPhase``, opens a call."""
         before = instrument.phase
+        self._collect(instrument)
         instrument.enter(Phase.CALL, until_ns)
         events.append(PhaseChanged(instrument.code, Phase.CALL, before))
         events.append(PhaseTimed(instrument.code, Phase.CALL, until_ns))
@@ -266,11 +402,21 @@ class Trading:
     # --- fills -------------------------------------------------------------------------------------------------------
 
     def _trade_one(
-        self, instrument: Instrument, order: int, maker: int, price: int, events: list[Event], queued: bool = False
+        self,
+        instrument: Instrument,
+        order: int,
+        maker: int,
+        price: int,
+        events: list[Event],
+        queued: bool = False,
+        quantity: int = 0,
     ) -> None:
-        """One fill with the resting ``maker``. ``order`` is in no queue, or it is ``queued`` and keeps its place."""
+        """One fill with the resting ``maker``: of ``quantity``, or of all that both have.
+
+        ``order`` is in no queue, or it is ``queued`` and keeps its place.
+        """
         table = self._orders
-        quantity = min(table.open[order], table.open[maker])
+        quantity = quantity or min(table.open[order], table.open[maker])
         instrument.book.fill(maker, quantity)
         if queued:
             instrument.book.fill(order, quantity)
@@ -287,6 +433,7 @@ class Trading:
         """How much ``order`` could trade at once, counted no further than ``wanted``.
 
         Own orders are no counterparty: passed over where they would be cancelled, the end of it where they would not.
+        Where members take turns the end may come earlier; then less is said than could trade.
         """
         table = self._orders
         book = instrument.book
@@ -307,6 +454,13 @@ class Trading:
                 break
             behind = 0  # what icebergs show only after everybody at the price has had a turn
             maker = book.head(side, price)
+            if instrument.turns is not None and own >= 0 and mode != SelfTrade.CANCEL_OLDEST:
+                reach, met = self._reach(instrument, side, price, wanted - total, own, table.account[order])
+                total += reach
+                if met:
+                    return total
+                total += self._hidden(instrument, maker)
+                continue
             while maker:
                 if not self._is_own(instrument, order, maker, own):
                     total += table.open[maker]
@@ -334,6 +488,12 @@ class Trading:
             if total >= wanted or (limit and price and (price > limit if other else price < limit)):
                 return False
             maker = book.head(other, price)
+            if instrument.turns is not None:
+                reach, met = self._reach(instrument, other, price, wanted - total, member, account)
+                if met:
+                    return True
+                total += reach + self._hidden(instrument, maker)
+                continue
             while maker:
                 if total >= wanted:
                     return False
@@ -341,12 +501,17 @@ class Trading:
                     return True
                 total += table.open[maker]
                 maker = table.behind(maker)
-            if instrument.reserves:
-                maker = book.head(other, price)
-                while maker:
-                    total += instrument.reserves.get(maker, 0)
-                    maker = table.behind(maker)
+            total += self._hidden(instrument, book.head(other, price))
         return False
+
+    def _hidden(self, instrument: Instrument, maker: int) -> int:
+        """What ``maker`` and those behind it at its price do not show."""
+        total = 0
+        if instrument.reserves:
+            while maker:
+                total += instrument.reserves.get(maker, 0)
+                maker = self._orders.behind(maker)
+        return total
 
     # --- self-trade prevention ---------------------------------------------------------------------------------------
 
@@ -620,6 +785,7 @@ class Trading:
 
     def _set_aside(self, instrument: Instrument, fault: InvariantBroken, events: list[Event]) -> None:
         """Take an instrument whose book contradicts itself out of the market; see ``engine/rebuild.py``."""
+        self._collect(instrument)
         instrument.set_aside = True
         instrument.frozen = not is_sound(instrument.book)
         instrument.guards |= ASIDE
@@ -834,8 +1000,13 @@ class Trading:
                     self._plan_imbalance(instrument, plan, rules.joins)
                 buys: list[int] = []
                 sells: list[int] = []
-                buy_fills = self._fills(instrument, plan, BUY, buys)
-                sell_fills = self._fills(instrument, plan, SELL, sells)
+                buyers = self._simultaneous(instrument, plan, BUY)
+                sellers = self._simultaneous(instrument, plan, SELL)
+                buy_fills = self._fills(instrument, plan, BUY, buys, buyers)
+                sell_fills = self._fills(instrument, plan, SELL, sells, sellers)
+                for side, cut in ((BUY, buyers), (SELL, sellers)):
+                    if cut is not None and cut.period:
+                        plan.turns.append((side, cut.price, cut.period, cut.turns))
                 groups = self._groups(instrument, buys + sells) if instrument.prevents else None
                 plan.matches = auction.matches(buys, buy_fills, sells, sell_fills, groups)
         except ValueError as error:  # arithmetic that was handed what cannot be
@@ -1002,6 +1173,11 @@ class Trading:
             elif not instrument.rules.market_rests and not self._waits_for_price(instrument):
                 self._withdraw(order, CancelReason.REMAINDER, "", events)
         self._after_auction(instrument, result, events)
+        turns = instrument.turns
+        if turns is not None and (result.price or instrument.quote is None):
+            turns.end(self.sequence)
+            for side, price, period, members in plan.turns:
+                turns.keep(side, price, period, members)
 
     def _fill(self, instrument: Instrument, order: int, quantity: int) -> None:
         """Take what trades off an order in the book, or off one for the imbalance, which never was in it."""
@@ -1039,7 +1215,14 @@ class Trading:
                 options.shown -= (traded - options.shown) % options.display
         self._show_peak(instrument, order, events)
 
-    def _fills(self, instrument: Instrument, plan: auction.Plan, side: int, orders: list[int]) -> list[int]:
+    def _fills(
+        self,
+        instrument: Instrument,
+        plan: auction.Plan,
+        side: int,
+        orders: list[int],
+        simultaneous: auction.Simultaneous | None,
+    ) -> list[int]:
         """Fills of one side, parallel to ``orders``, which is filled with the orders that the volume can reach."""
         peaks: dict[int, tuple[int, int]] = {}
         if instrument.rules.peak_priority:
@@ -1054,7 +1237,22 @@ class Trading:
             orders,
             peaks,
             self._alike(plan, side),
+            simultaneous,
         )
+
+    def _simultaneous(self, instrument: Instrument, plan: auction.Plan, side: int) -> auction.Simultaneous | None:
+        """Among whom members take turns on one side, where they do and not all are alike."""
+        turns = instrument.turns
+        if turns is None or plan.result.sharing:
+            return None
+        table = self._orders
+        periods: dict[int, int] = {}
+        for queue in (plan.bids if side == BUY else plan.asks).queues:
+            for order in queue:
+                joins = order in plan.turned or table.state[order] == WAITING
+                periods[order] = self.sequence if joins else self._period(instrument, order, self.sequence)
+        begun = {price: kept for (kept_side, price), kept in turns.rotations.items() if kept_side == side}
+        return auction.Simultaneous(periods, begun)
 
     def _alike(self, plan: auction.Plan, side: int) -> int:
         """How many of a side's prices make one group: all that can trade, where the result says so.
@@ -1103,8 +1301,8 @@ class Trading:
             volume = plan.result.volume
             buys: list[int] = []
             sells: list[int] = []
-            buy_fills = self._fills(instrument, plan, BUY, buys)
-            sell_fills = self._fills(instrument, plan, SELL, sells)
+            buy_fills = self._fills(instrument, plan, BUY, buys, self._simultaneous(instrument, plan, BUY))
+            sell_fills = self._fills(instrument, plan, SELL, sells, self._simultaneous(instrument, plan, SELL))
             groups = self._groups(instrument, buys + sells)
             totals: dict[int, int] = {}
             for orders, fills in ((buys, buy_fills), (sells, sell_fills)):

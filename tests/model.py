@@ -184,6 +184,7 @@ DEFAULTS: dict[str, dict[str, int | str]] = {
         "self_trade": "cancel_newest",
         "cancel_on_disconnect": 0,
         "allocation": "SIMULTANEOUS_RR",
+        "market_orders_must_all_fill": 1,
         "reopen_call_seconds": 300,
         "quote_width_table": "tse",
         "first_price_limits": "at_limit",
@@ -279,6 +280,12 @@ class Book:
         self.limits: list[tuple[int, int]] = []
         self.widths: list[tuple[int, int]] = []
         self.quote: Quote | None = None
+        #: Stretches of commands in which simultaneous orders came; from when on the present one lasts, None: it trades.
+        self.periods: list[tuple[int, int]] = []
+        self.collects_since: int | None = 0
+        self.joined = 0
+        #: By side and price: the period of the orders there, and the members in the order of their turns.
+        self.rota: dict[tuple[Side, int], tuple[int, list[str]]] = {}
         self.run_base = self.run_since = 0
         self.stuck = self.pressed = 0
         self.moved = False
@@ -382,7 +389,9 @@ class Model(Quotes):
                 events = self.exchange_command(command)
             except Refused as refused:
                 events = [Rejected(participant, "", refused.reason, "", code)]
-        return [*events, *self.review(events)]
+        events = [*events, *self.review(events)]
+        self.note_periods(events)
+        return events
 
     # --- members -----------------------------------------------------------------------------------------------------
 
@@ -885,7 +894,10 @@ class Model(Quotes):
                     events += self.prevent(order, maker, at)
                     continue
                 price = at
-                events += self.fill(order, maker, price, min(order.open, chunk))
+                if book.rules.get("allocation") == "SIMULTANEOUS_RR":
+                    events += self.fill_in_turn(order, maker, price)
+                else:
+                    events += self.fill(order, maker, price, min(order.open, chunk))
             while price and book.rules.get("market_rests"):
                 markets = [[maker for maker in self.side(book, side) if not maker.price] for side in (BUY, SELL)]
                 if not markets[0] or not markets[1]:
@@ -953,7 +965,14 @@ class Model(Quotes):
             return []
         meets: list[tuple[Order, int]] = []
         for price in dict.fromkeys(maker.price for maker in makers):
-            queue = [(maker, maker.open - maker.hidden, maker.hidden) for maker in makers if maker.price == price]
+            level = [maker for maker in makers if maker.price == price]
+            queue = [(maker, maker.open - maker.hidden, maker.hidden) for maker in level]
+            if order.book.rules.get("allocation") == "SIMULTANEOUS_RR":
+                for group in self.groups(order.book, [(maker, visible) for maker, visible, _ in queue]):
+                    dealt, _ = self.deal(order.book, group, sum(share for _, share in group))
+                    meets += [(group[i][0], share) for i, share in dealt]
+                queue = [(maker, min(maker.display, hidden), hidden) for maker, _, hidden in queue if hidden]
+                queue = [(maker, peak, hidden - peak) for maker, peak, hidden in queue]
             while queue:
                 maker, visible, hidden = queue.pop(0)
                 meets.append((maker, visible))
@@ -1173,10 +1192,13 @@ class Model(Quotes):
         wanted = book.reference or next_valid(rows, (low + high) // 2, -1)
         return min(max(wanted, low), high)
 
-    def shares(self, book: Book, side: Side, volume: int, peaks: dict[int, int]) -> list[tuple[Order, int]]:
+    def shares(
+        self, book: Book, side: Side, volume: int, peaks: dict[int, int], for_good: bool = False
+    ) -> list[tuple[Order, int]]:
         """Who gets how much of ``volume``, in priority order (market-rules 3.3); an order may have several turns.
 
-        ``peaks``: what icebergs that trade peak by peak show first.
+        ``peaks``: what icebergs that trade peak by peak show first. ``for_good``: this is the auction, and members
+        remember whose turn it is.
         """
         queue = self.side(book, side)
         shares: list[tuple[Order, int]] = []
@@ -1200,24 +1222,21 @@ class Model(Quotes):
                     group.append((order, min(peak, left)))
                     if left > peak:
                         turns.append((order, order.display, left - peak))
-            got = [0] * len(group)
-            if allocation == "SIMULTANEOUS_RR" and sum(share for _, share in group) > volume:
-                total = {order.member: 0 for order, _ in group}
-                for order, share in group:
-                    total[order.member] += share
-                members = sorted(total, key=lambda member: -total[member])  # stable: equals by earliest order
-                while volume:
-                    for member in members:
-                        left_to = [i for i, (o, share) in enumerate(group) if o.member == member and got[i] < share]
-                        lot = min(book.listed.lot, volume)
-                        if left_to and lot:
-                            got[left_to[0]] += lot
-                            volume -= lot
-            for i, (order, share) in enumerate(group):
-                more = min(volume, share - got[i])
-                got[i] += more
-                volume -= more
-                shares.append((order, got[i]))
+            in_turn = allocation == "SIMULTANEOUS_RR"
+            for part in self.groups(book, group) if in_turn and not sharing else [group]:
+                got = [0] * len(part)
+                if in_turn and 0 < volume < sum(share for _, share in part):
+                    dealt, rota = self.deal(book, part, volume, fresh=bool(sharing))
+                    for i, share in dealt:
+                        got[i] += share
+                    volume = 0
+                    if for_good and not sharing:
+                        self.remember(part[0][0], rota)
+                for i, (order, share) in enumerate(part):
+                    more = min(volume, share - got[i])
+                    got[i] += more
+                    volume -= more
+                    shares.append((order, got[i]))
         return shares
 
     def uncross(self, book: Book) -> list[Event]:
@@ -1237,8 +1256,10 @@ class Model(Quotes):
         sharing = self.quoted_price(book)[1] if self.waits_for_price(book) else ""
         added = self.imbalance(book, price, surplus, ())
         more = sum(share for _, share in added)
-        buys = self.shares(book, BUY, volume + (more if surplus > 0 else 0), peaks)
-        sells = self.shares(book, SELL, volume + (more if surplus < 0 else 0), peaks)
+        if price:
+            self.forget_turns(book)
+        buys = self.shares(book, BUY, volume + (more if surplus > 0 else 0), peaks, for_good=True)
+        sells = self.shares(book, SELL, volume + (more if surplus < 0 else 0), peaks, for_good=True)
         for order, share in added:
             (sells if surplus > 0 else buys).append((order, share))
             name = order.member, order.id, order.number
@@ -1628,6 +1649,7 @@ class Model(Quotes):
     def join(self, book: Book) -> list[Event]:
         """On-close orders come into the book; funari orders give up their limits."""
         events: list[Event] = []
+        book.joined = self.sequence
         for order in sorted(self.alive(book), key=lambda order: (order.asked, order.number)):
             if order.type == IMBALANCE_ONLY:
                 order.takes_part = order.takes_part or order.validity == ON_CLOSE

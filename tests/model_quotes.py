@@ -12,11 +12,14 @@ from engine.events import (
     Accepted,
     Activated,
     Amended,
+    AuctionUncrossed,
     Cancelled,
     DayLimitsSet,
     Event,
+    PhaseChanged,
     QuoteChanged,
     Traded,
+    TradingStateChanged,
 )
 from engine.types import CancelReason, OrderType, Phase, QuoteKind, Reason, SelfTrade, Side, TimeInForce
 
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 
 BUY, SELL = Side.BUY, Side.SELL
 SECOND = 1_000_000_000
+COLLECTING = (
+    *(Phase.PRE_OPEN, Phase.PRE_OPEN_NCP, Phase.BREAK, Phase.PRE_CLOSE, Phase.PRE_CLOSE_NCP),
+    *(Phase.CALL, Phase.CLOSED),
+)
 CLOSING = (Phase.PRE_CLOSE, Phase.CLOSING_AUCTION)
 
 
@@ -182,10 +189,131 @@ class Quotes:
         return list(range(price - width, price + width + 1))
 
     def meet(self, order: Order, maker: Order, price: int) -> list[Event]:
+        if order.book.rules["allocation"] == "SIMULTANEOUS_RR":
+            group = self.first_group(maker)
+            maker = group[self.deal(order.book, group, 1)[0][0][0]][0]
         if order.mode > SelfTrade.NONE and maker.group() and maker.group() == order.group():
             return list(self.prevent(order, maker, price))
         order.book.moved = True
+        if order.book.rules["allocation"] == "SIMULTANEOUS_RR":
+            return self.fill_in_turn(order, maker, price)
         return list(self.fill(order, maker, price, min(order.open, maker.open)))
+
+    # --- turns -------------------------------------------------------------------------------------------------------
+
+    def note_periods(self, events: list[Event]) -> None:
+        """When the books began and ceased to collect, read from what was said."""
+        for i, event in enumerate(events):
+            book = self.books.get(getattr(event, "instrument", ""))
+            if book is None:
+                continue
+            trades = book.phase == Phase.CONTINUOUS and not book.suspended and book.quote is None
+            if isinstance(event, PhaseChanged) and event.phase in (Phase.CLOSED, Phase.BREAK):
+                book.collects_since = 0
+            elif event.phase in COLLECTING if isinstance(event, PhaseChanged) else getattr(event, "suspended", False):
+                book.collects_since = self.sequence - 1 if book.collects_since is None else book.collects_since
+            elif isinstance(event, PhaseChanged | TradingStateChanged) and trades:
+                book.collects_since = None
+            elif isinstance(event, AuctionUncrossed) and (event.price or not book.quote):
+                self.end_period(book, event.price > 0)
+            elif isinstance(event, QuoteChanged) and event.kind == QuoteKind.NONE and not book.suspended:
+                interrupted = any(isinstance(later, PhaseChanged) for later in events[i:])
+                if not interrupted:
+                    self.end_period(book, False)
+
+    def end_period(self, book: Book, remembers: bool) -> None:
+        if book.collects_since == 0:
+            book.periods = []
+            book.rota = book.rota if remembers else {}
+        if book.collects_since is not None:
+            book.periods.append((book.collects_since, self.sequence))
+        book.collects_since = None
+
+    def forget_turns(self, book: Book) -> None:
+        """An opening makes new groups."""
+        if book.collects_since == 0:
+            book.rota = {}
+
+    def period(self, order: Order) -> int | None:
+        """With which command the period ends, or would end now, in which an order came to the book; None: zaraba."""
+        came = order.asked
+        if order.validity == TimeInForce.ON_CLOSE or (order.validity == TimeInForce.FUNARI and not order.price):
+            came = max(came, order.book.joined)
+        since = order.book.collects_since
+        if (since is not None and came > since) or came == order.book.joined == self.sequence:
+            return self.sequence
+        return next((end for start, end in order.book.periods if start < came <= end), None)
+
+    def groups(self, book: Book, entries: list[tuple[Order, int]]) -> list[list[tuple[Order, int]]]:
+        """Neighbours of one period; who came in zaraba stands alone."""
+        groups: list[list[tuple[Order, int]]] = []
+        for order, share in entries:
+            if groups and self.period(order) and self.period(order) == self.period(groups[-1][-1][0]):
+                groups[-1].append((order, share))
+            else:
+                groups.append([(order, share)])
+        return groups
+
+    def first_group(self, maker: Order) -> list[tuple[Order, int]]:
+        """Who comes first where ``maker`` rests, with what they show."""
+        level = [order for order in self.side(maker.book, maker.side) if order.price == maker.price]
+        return self.groups(maker.book, [(order, order.open - order.hidden) for order in level])[0]
+
+    def deal(
+        self, book: Book, group: list[tuple[Order, int]], volume: int, fresh: bool = False
+    ) -> tuple[list[tuple[int, int]], list[str]]:
+        """One lot after the other to one member after the other: (place in the group, quantity), and who comes next."""
+        totals: dict[str, int] = {}
+        for order, share in group:
+            totals[order.member] = totals.get(order.member, 0) + share
+        first = group[0][0]
+        period, before = book.rota.get((first.side, first.price), (None, []))
+        before = [] if fresh or period is None or period != self.period(first) else before
+        others = sorted(totals, key=lambda member: -totals[member])  # stable: equals by earliest order
+        rota = [member for member in before if member in totals]
+        rota += [member for member in others if member not in before]
+        left = [share for _, share in group]
+        dealt: list[tuple[int, int]] = []
+        while volume and any(left):
+            member = rota.pop(0)
+            rota.append(member)
+            for i, (order, _) in enumerate(group):
+                if order.member == member and left[i]:
+                    lot = min(book.listed.lot, volume, left[i])
+                    dealt.append((i, lot))
+                    left[i] -= lot
+                    volume -= lot
+                    break
+        return dealt, [one for one in rota if any(left[i] for i, (o, _) in enumerate(group) if o.member == one)]
+
+    def remember(self, order: Order, rota: list[str]) -> None:
+        period = self.period(order)
+        if period is not None and rota:
+            order.book.rota[order.side, order.price] = period, rota
+        elif period is not None:
+            order.book.rota.pop((order.side, order.price), None)
+
+    def fill_in_turn(self, order: Order, maker: Order, price: int) -> list[Event]:
+        """Trade with all of the first group that have a turn before the order's own firm has one."""
+        group = self.first_group(maker)
+
+        def own(i: int) -> bool:
+            return bool(order.mode > SelfTrade.NONE and order.group() and group[i][0].group() == order.group())
+
+        wanted = min(order.open, sum(share for _, share in group))
+        volume = 0
+        for i, lot in self.deal(order.book, group, wanted)[0]:
+            if own(i):
+                break
+            volume += lot
+        dealt, rota = self.deal(order.book, group, volume)
+        self.remember(group[0][0], rota)
+        events: list[Event] = []
+        for i, (one, _) in enumerate(group):
+            share = sum(lot for j, lot in dealt if j == i)
+            if share:
+                events += self.fill(order, one, price, share)
+        return events
 
     # --- quotes ------------------------------------------------------------------------------------------------------
 

@@ -249,6 +249,21 @@ def price_frozen(
     )
 
 
+class Simultaneous:
+    """Which orders of a side are simultaneous, and whose turn it is among them (``engine/turns.py``).
+
+    ``periods`` are by order, 0 or nothing where it has its place in time; ``begun``, by price, the period of its first
+    group and the members in the order of their turns.
+    """
+
+    def __init__(self, periods: dict[int, int], begun: dict[int, tuple[int, list[int]]]) -> None:
+        self.periods: Final = periods
+        self.begun: Final = begun
+        self.price: int = 0  #: where a group was filled in part
+        self.period: int = 0  #: of that group; 0: there is none
+        self.turns: list[int] = []  #: how its turns go on
+
+
 def fills(
     frozen: Frozen,
     table: OrderTable,
@@ -258,16 +273,20 @@ def fills(
     orders: list[int],
     peaks: dict[int, tuple[int, int]],
     alike: int = 0,
+    simultaneous: Simultaneous | None = None,
 ) -> list[int]:
     """Fills of one side, parallel to ``orders``, which is filled with the orders that ``volume`` can reach.
 
     ``peaks`` are orders that trade peak by peak, each of which is the last of its price: by number what the first peak
     has and what each further one has. Such an order may stand in ``orders`` several times. ``alike`` is how many of the
-    first prices make one group, by time of entry, market orders among them; 0: the usual order.
+    first prices make one group, by time of entry, market orders among them; 0: the usual order. Where members take
+    turns they do so among the ``simultaneous`` orders of a price that stand together; not given: among all of it.
     """
     quantities: list[int] = []
     participants: list[int] = []
     group_sizes: list[int] = []
+    groups: list[tuple[int, int]] = []  # price and period of each
+    turns: dict[int, list[int]] = {}
     reached = 0
     if alike:
         entered: list[tuple[int, int, int]] = []
@@ -292,10 +311,36 @@ def fills(
         quantities.extend(amounts)
         if allocation == SIMULTANEOUS_RR:
             participants.extend([table.participant(order) for order in group])
-            group_sizes.append(len(group))
-    if allocation == SIMULTANEOUS_RR:
-        return allocate(volume, quantities, SIMULTANEOUS_RR, participants, group_sizes, lot)
-    return allocate(volume, quantities)
+            if simultaneous is None:
+                group_sizes.append(len(group))
+            else:
+                price = frozen.prices[place]
+                begun = simultaneous.begun.get(price, (0, []))
+                for size, period in _runs(group, simultaneous.periods):
+                    if period and period == begun[0]:
+                        turns[len(groups)] = begun[1]
+                    group_sizes.append(size)
+                    groups.append((price, period))
+    if allocation != SIMULTANEOUS_RR:
+        return allocate(volume, quantities)
+    result = allocate(volume, quantities, SIMULTANEOUS_RR, participants, group_sizes, lot, turns)
+    if simultaneous is not None:
+        for cut, members in turns.items():
+            simultaneous.price, simultaneous.period = groups[cut]
+            simultaneous.turns = members
+    return result
+
+
+def _runs(queue: list[int], periods: dict[int, int]) -> list[tuple[int, int]]:
+    """The groups of a queue as (how many orders, their period), neighbours of one period being one."""
+    runs: list[tuple[int, int]] = []
+    for order in queue:
+        period = periods.get(order, 0)
+        if runs and period and runs[-1][1] == period:
+            runs[-1] = (runs[-1][0] + 1, period)
+        else:
+            runs.append((1, period))
+    return runs
 
 
 class Cut:
@@ -326,6 +371,8 @@ class Plan:
         self.cuts: Final[list[Cut]] = []
         self.matches: list[Match] = []
         self.turned: dict[int, bool] = {}  #: funari orders, which take part without their limit
+        #: Groups filled in part, whose members take turns: side, price, period, and how they go on.
+        self.turns: list[tuple[int, int, int, list[int]]] = []
         self.added: list[tuple[int, int]] = []  #: imbalance-only orders that take part, and how much of each
 
 

@@ -32,6 +32,7 @@ from engine.matching.book import (
     Book,
     Fills,
     OrderTable,
+    pack_terms,
 )
 
 
@@ -128,6 +129,20 @@ def _trade(
         rows[row + OPEN] = left
         book.consume(other, fills, start)
     return stopped
+
+
+def verify(table: OrderTable, side: i64, price: i64, order: i64, before: i64, instrument: i64) -> None:
+    """Raise ``InvariantBroken`` unless ``order`` may stand behind ``before`` (0: first) in the queue of a price."""
+    if (
+        not 0 < order <= table.count
+        or table.previous[order] != before
+        or table.price[order] != price
+        or table.side(order) != side
+        or table.instrument(order) != instrument
+        or table.state[order] != IN_BOOK
+        or not 0 < table.open[order] <= table.quantity[order]
+    ):
+        raise _broken(table, side, price, order, before, pack_terms(side, 0, 0, instrument, 0))
 
 
 def _broken(table: OrderTable, side: i64, price: i64, order: i64, before: i64, queue: i64) -> InvariantBroken:

@@ -280,10 +280,13 @@ class Rotation:
 
     ``participants`` and ``quantities`` describe the group's orders, earliest first: an index or number of the member,
     and the open quantity. Participants take turns by their total, largest first, equal totals by earliest order; a turn
-    is one round ``lot``, or what the participant still has. A later ``take`` resumes where the last one stopped.
+    is one round ``lot``, or what the participant still has. A later ``take`` resumes where the last one stopped, and so
+    does a later rotation of the group that is given the ``turns`` of the last one; who is not named there comes behind.
     """
 
-    def __init__(self, participants: list[int], quantities: list[int], lot: int) -> None:
+    def __init__(
+        self, participants: list[int], quantities: list[int], lot: int, turns: list[int] | None = None
+    ) -> None:
         if lot <= 0:
             raise ValueError(f"Expected a lot above 0, got {lot}")
         totals: dict[int, int] = {}  # in order of the earliest order, which the stable sort below keeps
@@ -295,15 +298,22 @@ class Rotation:
                 orders[who].append(i)
             else:
                 orders[who] = [i]
-        ranking = sorted([(-total, i) for i, total in enumerate(totals.values())])
+        places = {who: place for place, who in enumerate(turns or [])}
+        ranking = sorted([(places.get(who, len(places)), -totals[who], i) for i, who in enumerate(totals)])
         members = list(totals)
         self._lot: Final[int] = lot
         self._open: Final[list[int]] = list(quantities)
-        self._orders: Final[list[list[int]]] = [orders[members[i]] for _, i in ranking]
+        self._members: Final[list[int]] = [members[i] for _, _, i in ranking]
+        self._orders: Final[list[list[int]]] = [orders[who] for who in self._members]
         #: What each participant may still get, in order of turns.
-        self._left: Final[list[int]] = [-total for total, _ in ranking]
+        self._left: Final[list[int]] = [-total for _, total, _ in ranking]
         #: Whose turn it is, and who comes after; participants with nothing left drop out at the end of a ``take``.
         self._turns: list[int] = list(range(len(ranking)))
+
+    @property
+    def turns(self) -> list[int]:
+        """Who may still get something, in order of turns from now on."""
+        return [self._members[who] for who in self._turns]
 
     def take(self, volume: int) -> list[int]:
         """Hand out ``volume`` and return the fill of each order, parallel to ``quantities``; at most what is open."""
@@ -352,6 +362,7 @@ def allocate(
     participants: list[int] | None = None,
     group_sizes: list[int] | None = None,
     lot: int = 1,
+    turns: dict[int, list[int]] | None = None,
 ) -> list[int]:
     """Fills of one side, parallel to ``quantities``; they sum to ``volume`` or to all that is open, whichever is less.
 
@@ -359,7 +370,9 @@ def allocate(
     earliest first. ``SIMULTANEOUS_RR`` also needs ``participants`` (a number for each order's member, parallel) and
     ``group_sizes`` (how many orders the market group and each price have, in the same order; they sum to the number of
     orders). Only the first ``n`` orders that can be reached by ``volume`` need to be passed, but the group in which the
-    volume ends must be whole. An unknown rule raises ``ValueError``.
+    volume ends must be whole. ``turns`` are those of groups that were filled in part before, by the group's place in
+    ``group_sizes``; they resume there. Afterwards it has only the group that was filled in part now, and how its turns
+    go on. An unknown rule raises ``ValueError``.
     """
     count = len(quantities)
     fills = [0] * count
@@ -377,13 +390,19 @@ def allocate(
     if participants is None or group_sizes is None or len(participants) != count or sum(group_sizes) != count:
         raise ValueError(f"Expected {SIMULTANEOUS_RR} with a participant and a group for each of {count} orders")
     start = 0
-    for size in group_sizes:
+    before = dict(turns) if turns is not None else {}
+    if turns is not None:
+        turns.clear()
+    for place, size in enumerate(group_sizes):
         if left <= 0:
             break
         group = quantities[start : start + size]
         total = sum(group)
         if total > left:
-            group = Rotation(participants[start : start + size], group, lot).take(left)
+            rotation = Rotation(participants[start : start + size], group, lot, before.get(place))
+            group = rotation.take(left)
+            if turns is not None:
+                turns[place] = rotation.turns
             total = left
         fills[start : start + size] = group
         left -= total

@@ -14,6 +14,7 @@ from engine.matching.auction import (
     Frozen,
     Match,
     Plan,
+    Simultaneous,
     _peak_by_peak,
     fills,
     freeze,
@@ -284,6 +285,34 @@ def test_fills_in_turns_are_by_participant_within_a_price() -> None:
     assert filled(side, 8, SIMULTANEOUS_RR) == [(1, 3), (2, 2), (3, 3)]
     assert filled(side, 7, SIMULTANEOUS_RR, lot=3) == [(1, 3), (2, 1), (3, 3)]
     assert filled(side, 14, SIMULTANEOUS_RR) == [(1, 3), (2, 4), (3, 5), (4, 2)]
+
+
+def test_members_take_turns_among_neighbours_of_one_period_from_where_they_stopped() -> None:
+    side = frozen((101, {1: 2}), (100, {2: 2, 3: 2, 4: 2, 5: 2, 6: 2, 7: 2, 8: 2}))
+    periods = {1: 5, 2: 5, 3: 5, 4: 0, 6: 9, 7: 9, 8: 5}
+    table, _ = book_of(*[(BUY, 1, 1)] * 9)
+
+    def shared(volume: int, begun: dict[int, tuple[int, list[int]]]) -> tuple[list[int], Simultaneous]:
+        simultaneous = Simultaneous(periods, begun)
+        got = fills(side, table, volume, SIMULTANEOUS_RR, 1, [], {}, simultaneous=simultaneous)
+        return got, simultaneous
+
+    got, cut = shared(4, {})
+    assert got == [2, 1, 1, 0, 0, 0, 0, 0]
+    assert (cut.price, cut.period, cut.turns) == (100, 5, [2, 3])
+    assert shared(3, {})[1].turns == [3, 2]
+    assert shared(3, {100: (5, [3, 2])})[0] == [2, 0, 1, 0, 0, 0, 0, 0]
+    assert shared(3, {100: (9, [3, 2])})[0] == [2, 1, 0, 0, 0, 0, 0, 0]
+    assert shared(3, {101: (5, [3, 2])})[0] == [2, 1, 0, 0, 0, 0, 0, 0]
+    got, cut = shared(9, {})
+    assert got == [2, 2, 2, 2, 1, 0, 0, 0]
+    assert (cut.price, cut.period, cut.turns) == (100, 0, [5])
+    got, cut = shared(11, {100: (9, [7, 6])})
+    assert got == [2, 2, 2, 2, 2, 0, 1, 0]
+    assert (cut.price, cut.period, cut.turns) == (100, 9, [6, 7])
+    got, cut = shared(10, {})
+    assert got == [2, 2, 2, 2, 2, 0, 0, 0]
+    assert (cut.price, cut.period, cut.turns) == (0, 0, [])
 
 
 def test_fills_of_one_group_are_by_time_of_entry_whatever_the_limit() -> None:
@@ -622,6 +651,7 @@ def test_a_plan_begins_with_nothing_to_do() -> None:
     assert plan.result.sharing == ""
     assert [plan.leaving, plan.icebergs, plan.cuts, plan.matches, plan.added] == [[], [], [], [], []]
     assert plan.turned == {}
+    assert plan.turns == []
 
 
 def test_a_cut_names_price_quantity_and_both_orders() -> None:

@@ -36,6 +36,7 @@ from engine.commands import (
 )
 from engine.core import FAST, REFERENCE, Engine
 from engine.events import QuoteChanged, Traded
+from engine.turns import Turns
 from engine.types import OrderType, Phase, QuoteKind, SelfTrade, Side, TimeInForce
 from tests.engine.test_machine import DAYS, MEMBERS, MarketMachine, steps_to_closed
 
@@ -44,23 +45,32 @@ SECOND = 1_000_000_000
 DAY, ON_OPEN, ON_CLOSE, FUNARI = TimeInForce.DAY, TimeInForce.ON_OPEN, TimeInForce.ON_CLOSE, TimeInForce.FUNARI
 IOC, GTC = TimeInForce.IOC, TimeInForce.GTC
 
-#: What happens: to whom does not matter, every number picks something that is there.
-deeds = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["limit"] * 8
-            + ["market", "market", "on_open", "on_close", "funari", "ioc", "imbalance", "imbalance"]
-            + ["cancel", "amend", "amend", "phase", "phase", "time", "time", "time"]
-            + ["halt", "reference", "day", "ladder", "ladder", "sweep", "sweep"]
+
+def deeds_of(kinds: list[str]) -> Any:
+    """What happens: to whom does not matter, every number picks something that is there."""
+    return st.lists(
+        st.tuples(
+            st.sampled_from(kinds),
+            st.sampled_from(MEMBERS),
+            st.sampled_from(Side),
+            st.integers(1, 5),
+            st.sampled_from([88, 92, 95, 97, 98, 99, 100, 100, 100, 101, 102, 103, 105, 108, 112]),
+            st.integers(0, 1_000),
         ),
-        st.sampled_from(MEMBERS),
-        st.sampled_from(Side),
-        st.integers(1, 5),
-        st.sampled_from([88, 92, 95, 97, 98, 99, 100, 100, 100, 101, 102, 103, 105, 108, 112]),
-        st.integers(0, 1_000),
-    ),
-    min_size=20,
-    max_size=50,
+        min_size=20,
+        max_size=50,
+    )
+
+
+deeds = deeds_of(
+    ["limit"] * 8
+    + ["market", "market", "on_open", "on_close", "funari", "ioc", "imbalance", "imbalance"]
+    + ["cancel", "amend", "amend", "phase", "phase", "time", "time", "time"]
+    + ["halt", "reference", "day", "ladder", "ladder", "sweep", "sweep"]
+)
+#: Days of few prices and many members at each, so that it matters whose turn it is.
+crowded = deeds_of(
+    ["crowd"] * 6 + ["hit"] * 9 + ["phase"] * 3 + ["limit", "on_close", "cancel", "amend", "halt", "time"]
 )
 common = {
     "allocation": st.sampled_from(["PRICE_TIME", "SIMULTANEOUS_RR"]),
@@ -77,6 +87,11 @@ hybrid = st.fixed_dictionaries(
     optional={**common, "sequential_opposite": st.sampled_from(["wait", "at_once"])},
 )
 others = st.tuples(st.sampled_from(["N_CALLS", "START", "CONTINUOUS"]), st.just({"imbalance_only": 1}))
+in_turns = {"allocation": st.just("SIMULTANEOUS_RR"), "quote_width_table": st.sampled_from(["narrow", "none"])}
+turns = st.one_of(
+    st.tuples(st.just("TSE_HYBRID"), st.fixed_dictionaries(in_turns, optional={"self_trade": common["self_trade"]})),
+    st.tuples(st.sampled_from(["CONTINUOUS", "N_CALLS"]), st.just({"allocation": "SIMULTANEOUS_RR"})),
+)
 listings = st.integers(0, 4).flatmap(lambda which: others if which == 4 else st.tuples(st.just("TSE_HYBRID"), hybrid))
 
 
@@ -147,6 +162,15 @@ class Days:
                 away = i * (2 if price < 100 else 4) * (1 if side == Side.SELL else -1)
                 rung = NewOrder(machine.new_id(), CODE, side, self.lot, price + away, account=account)
                 self.send(rung, member)
+        elif what == "crowd":
+            for i in range(4):
+                one = MEMBERS[(MEMBERS.index(member) + i) % len(MEMBERS)]
+                self.send(NewOrder(machine.new_id(), CODE, side, (lots + i) * self.lot, price, account=account), one)
+        elif what == "hit":
+            there = machine.model.side(machine.model.books[CODE], side)
+            if there:
+                terms = {"side": Side(1 - side), "price": there[0].price or price}
+                self.send(msgspec.structs.replace(order, **terms), member)
         elif what == "sweep":
             terms = {"price": (0, 130 if side == Side.BUY else 70)[pick % 2], "quantity": 7 * self.lot}
             kind = OrderType.LIMIT if terms["price"] else OrderType.MARKET
@@ -189,7 +213,7 @@ class Days:
         assert quote is not None or view.quote == QuoteKind.NONE
 
 
-def lives(make_engine: Callable[[], Engine]) -> Callable[..., None]:
+def lives(make_engine: Callable[[], Engine], deeds: Any = deeds, listings: Any = listings) -> Callable[..., None]:
     def a_market_lives(
         doings: list[Any],
         listing: tuple[str, Any],
@@ -220,6 +244,7 @@ def lives(make_engine: Callable[[], Engine]) -> Callable[..., None]:
 few = settings(max_examples=max(settings.default.max_examples // 3, 5))
 test_engine_and_model_agree_on_hybrid_days = few(lives(lambda: Engine(book=REFERENCE)))
 test_engine_with_the_fast_book_and_model_agree_on_hybrid_days = few(lives(lambda: Engine(book=FAST)))
+test_engine_and_model_agree_on_whose_turn_it_is = few(lives(Engine, crowded, turns))
 
 
 def _a_width_wider_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,18 +265,34 @@ def _a_funari_order_keeps_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Engine, "_joining", joining)
 
 
+def _a_group_is_its_first_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Engine._first_group
+    monkeypatch.setattr(Engine, "_first_group", lambda *arguments: honest(*arguments)[:1])
+
+
+def _turns_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Turns, "resume", lambda self, side, price, period: [])
+
+
+def _a_whole_price_takes_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "_simultaneous", lambda self, instrument, plan, side: None)
+
+
 @pytest.mark.once
 @pytest.mark.skipif(getattr(engine, "BACKEND", "interpreted") == "compiled", reason="compiled code cannot be patched")
 @pytest.mark.parametrize(
-    "break_a_rule",
+    ("break_a_rule", "what"),
     [
-        _a_width_wider_than_it_is,
-        _quotes_are_not_looked_at_again,
-        _a_funari_order_keeps_its_limit,
+        (_a_width_wider_than_it_is, (deeds, listings)),
+        (_quotes_are_not_looked_at_again, (deeds, listings)),
+        (_a_funari_order_keeps_its_limit, (deeds, listings)),
+        (_a_group_is_its_first_order, (crowded, turns)),
+        (_turns_begin_anew, (crowded, turns)),
+        (_a_whole_price_takes_turns, (crowded, turns)),
     ],
 )
 def test_the_days_notice_a_broken_rule(
-    break_a_rule: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    break_a_rule: Callable[[pytest.MonkeyPatch], None], what: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_a_rule(monkeypatch)
     quick = settings(
@@ -265,4 +306,4 @@ def test_the_days_notice_a_broken_rule(
         print_blob=False,
     )
     with pytest.raises((AssertionError, engine.faults.InvariantBroken)):
-        quick(lives(lambda: Engine(book=REFERENCE)))()
+        quick(lives(lambda: Engine(book=REFERENCE), *what))()

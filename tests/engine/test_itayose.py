@@ -156,6 +156,40 @@ def test_fills_are_whole_numbers() -> None:
     assert {type(fill) for fill in fills} == {int}
 
 
+def test_a_later_rotation_of_the_group_goes_on_where_the_last_one_stopped() -> None:
+    first = Rotation([A, B, C, D], [1_500, 500, 300, 200], lot=100)
+    assert first.turns == [A, B, C, D]
+    first.take(300)
+    assert first.turns == [D, A, B, C]
+    second = Rotation([A, B, C, D], [1_400, 400, 200, 200], lot=100, turns=first.turns)
+    assert second.take(300) == [100, 100, 0, 100]
+    assert second.turns == [C, D, A, B]
+    assert Rotation([A, B, C, D], [1_300, 300, 200, 100], 100, second.turns).take(200) == [0, 0, 100, 100]
+    assert Rotation([A, B], [100, 100], 100, [B, A]).turns == [B, A]
+
+
+def test_who_has_left_a_group_has_no_turn_and_who_has_joined_it_comes_last() -> None:
+    rotation = Rotation([A, B, C], [100, 300, 900], lot=100, turns=[D, A])
+    assert rotation.turns == [A, C, B]
+    assert rotation.take(100) == [100, 0, 0]
+    assert rotation.turns == [C, B]
+
+
+def test_turns_resume_by_the_place_of_their_group_and_are_kept_of_the_one_that_is_cut() -> None:
+    def allocated(volume: int, turns: dict[int, list[int]]) -> list[int]:
+        members = [A, B, A, B, A, B]
+        return allocate(volume, [2] * 6, SIMULTANEOUS_RR, members, group_sizes=[2, 2, 2], turns=turns)
+
+    turns = {0: [B, A], 1: [B, A]}
+    assert allocated(5, turns) == [2, 2, 0, 1, 0, 0]
+    assert turns == {1: [A, B]}
+    turns = {1: [B, A]}
+    assert allocated(1, turns) == [1, 0, 0, 0, 0, 0]
+    assert turns == {0: [B, A]}
+    assert allocated(4, turns) == [2, 2, 0, 0, 0, 0]
+    assert turns == {}
+
+
 def test_a_rotation_needs_a_lot() -> None:
     with pytest.raises(ValueError, match="Expected a lot above 0, got 0"):
         Rotation([A], [1], lot=0)

@@ -42,7 +42,7 @@ from engine import (
 from engine.matching.auction import Frozen, Plan, price_frozen
 from engine.quotes import MATCH, NOBODY, FrozenClaims, pressing
 from engine.tables import TickTable
-from tests.market import CODE, TODAY, Market, every, only, refusal
+from tests.market import CODE, TODAY, Market, every, only, refusal, zaraba
 
 SECOND = 1_000_000_000
 SPECIAL, SEQUENTIAL, NONE = QuoteKind.SPECIAL, QuoteKind.SEQUENTIAL, QuoteKind.NONE
@@ -470,6 +470,186 @@ def test_at_the_daily_limit_market_orders_count_as_limits_there_and_members_take
         ("c", 100),
         ("id-1", 100),
     ]
+
+
+# --- whose turn it is ------------------------------------------------------------------------------------------------
+
+
+def bought(events: list[Event]) -> dict[str, int]:
+    """By client_order_id."""
+    got: dict[str, int] = {}
+    for trade in every(events, Traded):
+        got[trade.buy_client_order_id] = got.get(trade.buy_client_order_id, 0) + trade.quantity
+    return got
+
+
+def example() -> Hybrid:
+    """The published example: A bids for 1,500, B for 500, C for 300, D for 200, all before the opening."""
+    market = hybrid(Phase.PRE_OPEN, lot=100)
+    for member, quantity in (("d", 200), ("c", 300), ("b", 500), ("a", 1_500)):
+        market.buy(quantity, 500, f"m-{member}", id=member)
+    return market
+
+
+def test_members_take_turns_from_the_opening_on_through_zaraba_to_the_close() -> None:
+    market = example()
+    market.sell(300, 500, "seller")
+
+    assert bought(market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)) == {"a": 100, "b": 100, "c": 100}
+    market.buy(900, 500, "late", id="late")
+    assert bought(market.sell(300, 500, "seller")) == {"d": 100, "a": 100, "b": 100}
+    market.phase(Phase.PRE_CLOSE)
+    market.sell(200, 500, "seller")
+    assert bought(market.phase(Phase.CLOSING_AUCTION)) == {"c": 100, "d": 100}
+
+
+def test_turns_are_within_a_price_and_the_rest_of_a_group_comes_before_zaraba() -> None:
+    market = example()
+    market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+    market.buy(200, 500, "m-d", id="x")
+    market.buy(300, 500, "m-c", id="y")
+
+    assert bought(market.sell(600, 500)) == {"a": 200, "b": 200, "c": 100, "d": 100}
+    assert bought(market.sell(2_000, 500)) == {"a": 1_300, "b": 300, "c": 200, "d": 100, "x": 100}
+    assert bought(market.sell(200, 500)) == {"x": 100, "y": 100}
+
+
+def test_the_close_fills_the_opening_s_orders_then_zaraba_s_by_time_then_pre_closing_s_in_turns() -> None:
+    market = example()
+    market.buy(200, 500, "m-e", time_in_force=ON_CLOSE, id="close")
+    market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+    market.buy(300, 500, "m-z", id="z1")
+    market.buy(900, 500, "m-y", id="z2")
+    market.phase(Phase.PRE_CLOSE)
+    market.buy(200, 500, "m-f", id="f")
+    market.buy(300, 500, "m-g", id="g")
+    market.sell(3_200, 500)
+
+    got = bought(market.phase(Phase.CLOSING_AUCTION))
+
+    assert got == {"a": 1_500, "b": 500, "c": 300, "d": 200, "z1": 300, "z2": 400}
+
+    market = hybrid()
+    market.buy(200, 500, "m-e", time_in_force=ON_CLOSE, id="close")
+    market.phase(Phase.PRE_CLOSE)
+    market.buy(2, 500, "m-f", id="f")
+    market.buy(300, 500, "m-g", id="g")
+    market.sell(5, 500)
+    assert bought(market.phase(Phase.CLOSING_AUCTION)) == {"g": 2, "close": 2, "f": 1}
+
+
+def test_what_the_morning_leaves_is_simultaneous_with_what_comes_before_the_afternoon_s_opening() -> None:
+    market = hybrid()
+    market.buy(3, 495, "m-a", id="a")
+    market.buy(3, 495, "m-b", id="b")
+    market.phase(Phase.CLOSING_AUCTION, Phase.BREAK, Phase.PRE_OPEN)
+    market.buy(9, 495, "m-c", id="c")
+    market.sell(4, 495, "m-s")
+
+    assert bought(market.phase(Phase.OPENING_AUCTION)) == {"a": 1, "b": 1, "c": 2}
+
+
+def test_what_comes_during_a_halt_is_simultaneous_and_behind_what_was_there() -> None:
+    market = hybrid(rules={"halt_orders": "queue"})
+    market.buy(2, 495, "m-a", id="a")
+    market.run(SuspendInstrument(CODE))
+    market.buy(5, 495, "m-b", id="b")
+    market.must(ResumeInstrument(CODE))
+    market.buy(6, 495, "m-c", id="c")
+    market.phase(Phase.CALL_AUCTION, Phase.CONTINUOUS)
+    market.buy(9, 495, "m-d", id="d")
+
+    assert bought(market.sell(5, 495)) == {"a": 2, "b": 1, "c": 2}
+    assert bought(market.sell(1, 495)) == {"b": 1}
+
+
+def test_under_the_quote_of_an_opening_orders_are_simultaneous_still_and_under_another_quote_they_are_not() -> None:
+    market = hybrid(Phase.PRE_OPEN)
+    market.sell(1, 530, "m-s")
+    market.buy(1, 530, "m-a", id="a")
+    market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+    assert market.quote == (SPECIAL, Side.BUY, 510)
+    market.buy(3, 525, "m-b", id="b")
+    market.buy(4, 525, "m-c", id="c")
+    market.renew(180)
+    market.renew(180)
+    assert bought(market.sell(2, 525)) == {"c": 1, "b": 1}
+
+    market = hybrid()
+    market.sell(1, 530, "m-s")
+    market.buy(1, 530, "m-a", id="a")
+    market.buy(3, 525, "m-b", id="b")
+    market.buy(4, 525, "m-c", id="c")
+    market.renew(180)
+    market.renew(180)
+    assert bought(market.sell(4, 525)) == {"b": 3, "c": 1}
+
+
+def test_who_amends_to_a_worse_place_has_no_turn_any_more() -> None:
+    market = example()
+    market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+    market.amend("a", 1_600, member="m-a")
+
+    assert bought(market.sell(1_100, 500)) == {"b": 500, "c": 300, "d": 200, "a": 100}
+
+
+@pytest.mark.parametrize(
+    ("mode", "sold", "left"),
+    [
+        ("cancel_newest", {"a": 100}, [500, 300, 200]),
+        ("cancel_oldest", {"a": 200, "c": 100, "d": 100}, [200, 100]),
+        ("cancel_both", {"a": 100}, [300, 200]),
+        ("decrement", {"a": 100}, [200, 300, 200]),
+    ],
+)
+def test_an_order_meets_its_own_firm_when_the_turn_comes_to_it(
+    mode: str, sold: dict[str, int], left: list[int]
+) -> None:
+    market = hybrid(Phase.PRE_OPEN, {"self_trade": mode}, lot=100)
+    for member, quantity in (("a", 1_500), ("b", 500), ("c", 300), ("d", 200)):
+        market.buy(quantity, 500, f"m-{member}", id=member)
+    market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+
+    events = market.sell(400, 500, "m-b")
+
+    assert bought(events) == sold
+    assert [quantity for order, _, quantity in market.engine.shown(CODE, Side.BUY)][1:] == left
+
+
+def test_an_order_that_would_meet_its_own_firm_in_turn_is_refused_where_the_rule_says_so() -> None:
+    market = hybrid(Phase.PRE_OPEN, {"self_trade": "reject"}, lot=100)
+    for member, quantity in (("a", 1_500), ("b", 500), ("c", 300), ("d", 200)):
+        market.buy(quantity, 500, f"m-{member}", id=member)
+    market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+
+    assert refusal(market.sell(300, 500, "m-c")).reason == Reason.SELF_TRADE
+    assert bought(market.sell(200, 500, "m-c")) == {"a": 100, "b": 100}
+
+
+def test_fill_or_kill_trades_with_all_who_have_a_turn_before_its_own_firm() -> None:
+    market = zaraba(rules={"allocation": "SIMULTANEOUS_RR"}, lot=100)
+    market.phase(Phase.CALL)
+    for member, quantity in (("a", 1_500), ("b", 500), ("c", 300), ("d", 200)):
+        market.buy(quantity, 500, f"m-{member}", id=member)
+    market.phase(Phase.CALL_AUCTION, Phase.CONTINUOUS)
+
+    assert only(market.sell(300, 500, "m-c", time_in_force=TimeInForce.FOK), Cancelled).quantity == 300
+    assert bought(market.sell(200, 500, "m-c", time_in_force=TimeInForce.FOK)) == {"a": 100, "b": 100}
+
+
+def test_whose_turn_it_is_belongs_to_the_state() -> None:
+    def digest(*sold: int) -> bytes:
+        market = hybrid(Phase.PRE_OPEN)
+        for member in ("a", "b"):
+            market.buy(9, 500, f"m-{member}", id=member)
+        market.phase(Phase.OPENING_AUCTION, Phase.CONTINUOUS)
+        turns = market.engine._known(CODE).turns
+        assert turns is not None
+        if sold:
+            turns.keep(Side.BUY, 500, turns.periods[-1], list(sold))
+        return market.engine.digest()
+
+    assert len({digest(), digest(0, 1), digest(1, 0)}) == 3
 
 
 # --- limits that move ------------------------------------------------------------------------------------------------
