@@ -739,10 +739,10 @@ class Client:
         """
         book = self._order_books.get(instrument)
         book = book or self._order_books.setdefault(instrument, LiveOrders(_code(instrument)))
-        return await self._live(book, topics.by_order(instrument))
+        return await self._live(book, topics.by_order(instrument), "published order by order, ")
 
-    async def _live(self, book: _Live, topic: str) -> _Live:
-        """A book once it is whole."""
+    async def _live(self, book: _Live, topic: str, needs: str = "") -> _Live:
+        """A book once it is whole; ``needs`` is what an instrument has to be for it, beside being listed."""
         self._check()
         if not book.is_whole and self._link is not None:
             try:
@@ -754,8 +754,8 @@ class Client:
                 await book.whole()
         except TimeoutError:
             raise NotAnswering(
-                f"No snapshot of {book.instrument} came within {self._timeout:g} s. Is it listed, and is `dojima run` "
-                "up?"
+                f"No snapshot of {book.instrument} came within {self._timeout:g} s. Is it listed, {needs}and is "
+                "`dojima run` up?"
             ) from None
         self._check()
         return book

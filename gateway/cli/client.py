@@ -122,13 +122,18 @@ def price_of(price: int) -> str:
     return f"{price:,}" if price else "market"
 
 
+def type_of(order_type: OrderType) -> str:
+    """What an order is where its price does not say it."""
+    return "" if order_type <= OrderType.MARKET else f"{order_type.name.lower().replace('_', '-')} "
+
+
 def sentence(event: Struct) -> str:
     """A report as one line for a person."""
     repeat = " (as answered before)" if getattr(event, "repeat", False) else ""
     if isinstance(event, Accepted):
         return (
             f"accepted   {event.client_order_id}: {event.side.name.lower()} {event.quantity:,} {event.instrument} at "
-            f"{price_of(event.price)}, order {event.order_id}{repeat}"
+            f"{price_of(event.price)}, {type_of(event.order_type)}order {event.order_id}{repeat}"
         )
     if isinstance(event, Rejected):
         return f"rejected   {event.client_order_id}: {event.reason.name}: {event.text}{repeat}"
@@ -360,6 +365,8 @@ def orders(
             table.add_column(name)
         for name in ("open", "filled", "price"):
             table.add_column(name, justify="right")
+        for name in ("type", "validity"):
+            table.add_column(name)
         for order in found:
             table.add_row(
                 order.client_order_id,
@@ -369,6 +376,8 @@ def orders(
                 f"{order.open_quantity:,}",
                 f"{order.filled_quantity:,}",
                 price_of(order.price),
+                order.order_type.name.lower().replace("_", "-"),
+                order.time_in_force.name.lower().replace("_", "-"),
             )
         console.print(table)
         return 0

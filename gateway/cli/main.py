@@ -14,6 +14,8 @@ from typing import Annotated, Final
 
 import typer
 
+from gateway.cli.failure import leave
+
 #: Command: where it lives (a function, or a Typer application with commands of its own), and what it does.
 COMMANDS: Final = {
     "demo": ("gateway.cli.demo:demo", "Let eight member firms trade an accelerated START day, settle and replay it."),
@@ -60,7 +62,13 @@ def _register(name: str, target: str, summary: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
     )
     def forward(context: typer.Context) -> None:
-        typer.main.get_command(load(target))(args=context.args, prog_name=f"dojima {name}")
+        try:
+            command = typer.main.get_command(load(target))
+        except ImportError as error:
+            if error.name:  # a module that is not there; without a name it is the engine, which says what to do
+                raise
+            leave(str(error), 2, as_json="--json" in context.args, title="dojima")
+        command(args=context.args, prog_name=f"dojima {name}")
 
 
 for _name, (_target, _summary) in COMMANDS.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from gateway.cli import main
 from gateway.cli.main import COMMANDS, load
 from gateway.cli.run import _Screen
 
@@ -95,3 +96,14 @@ def test_the_screen_shows_what_operators_ask_whatever_their_ids_look_like(capsys
     shown = capsys.readouterr().out
     assert "operator olga, [/r]: acted: suspend KDX-1" in shown
     assert "operator olga, r-2: refused: Expected [/a] book" in shown
+
+
+def test_an_engine_that_must_be_compiled_anew_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ImportError("Expected the compiled engine to be built from the sources beside it")
+
+    monkeypatch.setattr(main, "import_module", refuse)
+    result = CliRunner().invoke(main.app, ["replay", "x", "--json"], env={"COLUMNS": "400"})
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["error"]["what"].startswith("Expected the compiled engine")
+    assert result.stderr.startswith("dojima: Expected the compiled engine")
