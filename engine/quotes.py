@@ -246,10 +246,6 @@ class Quoting(Eligibility):
         elif kind == QuoteKind.SPECIAL:
             self._attempt(instrument, events)
 
-    def _mode(self, instrument: Instrument, order: int) -> int:
-        options = self._options.get(order)
-        return options.self_trade if options is not None and options.self_trade else instrument.rules.self_trade
-
     def _join_quoted(self, instrument: Instrument, quote: Quote, order: int, events: list[Event]) -> None:
         """The book collects. Where the rule has it so, orders against a sequential trade quote trade at its price."""
         table = self._orders

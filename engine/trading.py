@@ -515,6 +515,11 @@ class Trading:
 
     # --- self-trade prevention ---------------------------------------------------------------------------------------
 
+    def _mode(self, instrument: Instrument, order: int) -> int:
+        """By which mode an order gives way to others of its own group."""
+        options = self._options.get(order)
+        return options.self_trade if options is not None and options.self_trade else instrument.rules.self_trade
+
     def _is_own(self, instrument: Instrument, order: int, maker: int, own: int) -> bool:
         """Whether two orders are of one group: a firm, or an account of a firm."""
         table = self._orders
@@ -526,9 +531,16 @@ class Trading:
         return account != "" and account == table.account[maker]
 
     def _prevent(
-        self, instrument: Instrument, order: int, maker: int, price: int, mode: int, events: list[Event]
+        self,
+        instrument: Instrument,
+        order: int,
+        maker: int,
+        price: int,
+        mode: int,
+        events: list[Event],
+        queued: bool = False,
     ) -> None:
-        """``order``, in no queue, would trade with ``maker`` of its own group: one or both give way."""
+        """``order``, in no queue or ``queued``, would trade with ``maker`` of its own group: one or both give way."""
         table = self._orders
         maker_open = self._whole(instrument, maker)
         quantity = min(table.open[order], maker_open)
@@ -549,6 +561,8 @@ class Trading:
             cancel_order = table.open[order] == quantity
             if not cancel_maker:
                 self._reduce(instrument, maker, quantity, events)
+            elif not cancel_order and queued:
+                self._reduce(instrument, order, quantity, events)
             elif not cancel_order:
                 self._keep_original(order)
                 before = table.open[order]
@@ -560,7 +574,9 @@ class Trading:
             cancel_order = mode != SelfTrade.CANCEL_OLDEST
         if cancel_maker:
             self._withdraw(maker, CancelReason.SELF_TRADE, "", events)
-        if cancel_order:
+        if cancel_order and queued:
+            self._withdraw(order, CancelReason.SELF_TRADE, "", events)
+        elif cancel_order:
             table.state[order] = GONE
             events.append(self._cancelled(order, CancelReason.SELF_TRADE, "", False))
 
@@ -695,14 +711,26 @@ class Trading:
         return min(prices) if resting == SELL else max(prices)
 
     def _match_markets(self, instrument: Instrument, events: list[Event]) -> None:
-        """Orders without a limit that rested on both sides for want of any price trade now that there is one."""
+        """Orders without a limit that rested on both sides for want of any price trade now that there is one.
+
+        Of two of one group the newer is taken for the one that comes: one or both give way by its mode.
+        """
+        table = self._orders
         book = instrument.book
         while True:
             buy = book.head(BUY, 0)
             sell = book.head(SELL, 0)
             if buy == 0 or sell == 0:
                 return
-            self._trade_one(instrument, max(buy, sell), min(buy, sell), instrument.reference, events, queued=True)
+            order = max(buy, sell)
+            maker = min(buy, sell)
+            price = instrument.reference
+            mode = self._mode(instrument, order)
+            own: int = table.terms[order] >> PARTICIPANT_SHIFT if mode > SelfTrade.NONE else -1
+            if self._is_own(instrument, order, maker, own):
+                self._prevent(instrument, order, maker, price, mode, events, queued=True)
+            else:
+                self._trade_one(instrument, order, maker, price, events, queued=True)
 
     def _give_limit(self, instrument: Instrument, order: int, price: int, events: list[Event]) -> None:
         """A market-to-limit order, in no queue, takes over a price as its limit."""

@@ -904,7 +904,10 @@ class Model(Quotes):
                     break
                 maker, newer = sorted((markets[0][0], markets[1][0]), key=lambda one: one.number)
                 at = book.reference
-                events += self.fill(newer, maker, at, min(newer.open, maker.open))
+                if newer.mode > SelfTrade.NONE and maker.group() and maker.group() == newer.group():
+                    events += self.prevent(newer, maker, at)
+                else:
+                    events += self.fill(newer, maker, at, min(newer.open, maker.open))
             if not order.alive:
                 return events
             outside = outside or self.outside(order, limit, band)

@@ -400,6 +400,32 @@ def test_market_orders_without_any_price_wait_for_one() -> None:
     assert fills(events) == [("m", "s", 100, 2), ("m", "n", 100, 3)]
 
 
+@pytest.mark.parametrize(
+    ("mode", "left", "traded"),
+    [
+        ("none", [], [("p", "n", 100, 1), ("m", "n", 100, 5), ("o", "n", 100, 3)]),
+        ("cancel_newest", [5, 3], [("p", "n", 100, 1)]),
+        ("cancel_oldest", [], [("p", "n", 100, 1), ("o", "n", 100, 3)]),
+        ("cancel_both", [3], [("p", "n", 100, 1)]),
+        ("decrement", [], [("p", "n", 100, 1), ("o", "n", 100, 3)]),
+    ],
+)
+def test_market_orders_of_one_firm_that_waited_for_a_price_give_way_by_the_mode_of_the_newer(
+    mode: str, left: list[int], traded: list[tuple[str, str, int, int]]
+) -> None:
+    market = zaraba(rules={"market_rests": 1})
+    market.buy(5, 0, "alpha", id="m")
+    market.buy(3, 0, "gamma", id="o")
+    market.sell(9, 0, "alpha", id="n", self_trade=SelfTrade[mode.upper()])
+
+    events = market.buy(1, 100, "delta", id="p")
+
+    assert fills(events) == traded
+    assert [quantity for _, _, quantity in market.engine.shown(CODE, Side.BUY)] == left
+    prevented = every(events, SelfTradePrevented)
+    assert [(one.price, one.quantity) for one in prevented] == ([] if mode == "none" else [(100, 5)])
+
+
 def test_a_market_order_that_has_traded_in_part_keeps_its_place_before_later_ones() -> None:
     market = zaraba(rules={"market_rests": 1})
     market.sell(3, 0, "alpha", id="s1")
