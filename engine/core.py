@@ -142,7 +142,7 @@ from engine.quotes import NOBODY, Quoting
 from engine.rebuild import doubt, fill_anew
 from engine.reference_data import DayPlan, ReferenceData
 from engine.tables import TICK_TABLES, TickTable
-from engine.ticket import MARKET_ORDER, SELF_TRADE_REJECT, OrderTicket
+from engine.ticket import MARKET_ORDER, SELF_TRADE_REJECT, OrderTicket, ticket_of
 from engine.trading import SECOND_NS
 from engine.types import (
     PRICE_MAX,
@@ -160,6 +160,7 @@ from engine.types import (
 # Names of another module are looked up at every use; these are not.
 _NewOrder: Final = NewOrder
 _CancelOrder: Final = CancelOrder
+_OrderTicket: Final = OrderTicket
 _Accepted: Final = Accepted
 _MEMBER: Final = CancelReason.MEMBER
 _Sides: Final = list(Side)
@@ -200,19 +201,20 @@ class Engine(Quoting):
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def apply(self, command: Command, participant: str = "", time_ns: int = 0) -> list[Event]:
+    def apply(self, command: Command | OrderTicket, participant: str = "", time_ns: int = 0) -> list[Event]:
         """Carry out one command and return what followed, in order.
 
         ``participant`` is the member that sent it, "" for the exchange; ``time_ns`` its stamp in nanoseconds (UTC).
+        A new order may come as its ticket (``engine/wire.py``).
         Never raises for what a command says. Raises ``TypeError`` for a value that is no command.
         """
         self.sequence += 1
         self.time_ns = time_ns
         events: list[Event] = []
         kind = type(command)  # isinstance of a Struct class that it is not costs as much as a whole check
-        if kind is _NewOrder:
-            ticket = OrderTicket(cast("NewOrder", command))
-            member = self._identify(participant, ticket.client_order_id, ticket.command, events)
+        if kind is _OrderTicket or kind is _NewOrder:
+            ticket = cast(OrderTicket, command) if kind is _OrderTicket else ticket_of(cast("NewOrder", command))
+            member = self._identify(participant, ticket.client_order_id, ticket, events)
             if member is not None:
                 self._new(ticket, member, events)
         elif kind is _CancelOrder:
@@ -230,7 +232,7 @@ class Engine(Quoting):
             if member is not None:
                 self._mass_cancel(command, member, events)
         else:
-            self._exchange(command, participant, events)
+            self._exchange(cast("Command", command), participant, events)
         if self._quoted:
             self._review_quotes(events)
         if self._funded:
@@ -353,7 +355,7 @@ class Engine(Quoting):
     # --- identities --------------------------------------------------------------------------------------------------
 
     def _identify(
-        self, participant: str, request_id: str, command: MemberCommand, events: list[Event]
+        self, participant: str, request_id: str, command: MemberCommand | OrderTicket, events: list[Event]
     ) -> Member | None:
         """The member, if the command is well formed and its id is new. Otherwise None, and the answer is given."""
         member = self._sender
@@ -374,8 +376,9 @@ class Engine(Quoting):
                 events.append(Rejected(participant, "", Reason.BAD_IDENTITY, text))
                 return None
             return member
-        if self._is_asked(command, outcome):
-            self._repeat(command, member, outcome, events)
+        again = command.command if isinstance(command, OrderTicket) else command
+        if self._is_asked(again, outcome):
+            self._repeat(again, member, outcome, events)
         else:
             text = f"Expected a new id, got {request_id}, which was used for another command - at `$[1]`"
             events.append(Rejected(participant, request_id, Reason.DUPLICATE_CLIENT_ORDER_ID, text))
@@ -440,7 +443,7 @@ class Engine(Quoting):
         else:
             # The content is the same, so the command itself says what was accepted; the row may have been amended.
             assert isinstance(command, NewOrder)
-            events.append(self._accepted(OrderTicket(command), member, index, kind == WAITING_ORDER, True))
+            events.append(self._accepted(ticket_of(command), member, index, kind == WAITING_ORDER, True))
 
     # --- new order ---------------------------------------------------------------------------------------------------
 
@@ -682,7 +685,8 @@ class Engine(Quoting):
                 events.append(CancelFrozen(member.name, request_id, client_order_id, code, until, instrument.until_ns))
             return
         self._identities.remember(member, request_id, CANCEL, order)
-        self._withdraw(order, _MEMBER, request_id, events)
+        self._release(order, events)
+        events.append(self._cancelled(order, _MEMBER, request_id, False, client_order_id))
 
     def _amend(self, command: AmendOrder, member: Member, events: list[Event]) -> None:
         table = self._orders

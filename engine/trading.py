@@ -24,6 +24,8 @@ from collections import deque
 from heapq import heappop, heappush
 from typing import Final
 
+from mypy_extensions import i64
+
 from engine.events import (
     Activated,
     Amended,
@@ -68,6 +70,7 @@ _NO_OPTIONS: Final = Options()
 _Cancelled: Final = Cancelled
 _Traded: Final = Traded
 _Sides: Final = SIDES
+_IMMEDIATE: Final[i64] = IMMEDIATE
 _PRICE_BITS: Final = 49  # PRICE_MAX is 2**48
 SECOND_NS: Final = 1_000_000_000
 
@@ -98,6 +101,9 @@ class Trading:
         if instrument.phase_rules.matching == TRADE and not instrument.suspended:
             if instrument.special:
                 self._trade_special(instrument, order, events)
+            elif self._meets_nobody(instrument, order):
+                instrument.book.add(order)
+                return
             else:
                 self._trade(instrument, order, events)
             if self._triggered:
@@ -106,6 +112,18 @@ class Trading:
             self._rest(instrument, order, 0, events)
         else:
             instrument.book.add(order)
+
+    def _meets_nobody(self, instrument: Instrument, order: i64) -> bool:
+        """Whether all that ``_trade`` would do is let a plain order rest: most orders do, and pay for no more."""
+        table = self._orders
+        limit: i64 = table.price[order]
+        if limit == 0 or instrument.volatile or instrument.rules.market_rests:
+            return False
+        if _IMMEDIATE >> table.validity(order) & 1 or (self._options and order in self._options):
+            return False
+        side = table.side(order)
+        best = instrument.book.best(side ^ 1)
+        return best == 0 or (best > limit if side == BUY else best < limit)
 
     def _trade_special(self, instrument: Instrument, order: int, events: list[Event]) -> None:
         """The same where more rules than zaraba's apply; ``Quoting`` has them."""
@@ -867,11 +885,14 @@ class Trading:
         options = self._options.get(order)
         return options.expire_date if options is not None and options.expire_date else 99991231
 
-    def _cancelled(self, order: int, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
+    def _cancelled(
+        self, order: i64, reason: CancelReason, request_id: str, repeat: bool, client_order_id: str = ""
+    ) -> Cancelled:
+        """``client_order_id`` is the order's, where the caller has it at hand: it need not be fetched then."""
         table = self._orders
         return _Cancelled(
             self._identities.members[table.participant(order)].name,
-            table.client_order_id[order],
+            client_order_id or table.client_order_id[order],
             order,
             self._instruments[table.instrument(order)].code,
             _Sides[table.side(order)],

@@ -673,9 +673,11 @@ async def test_a_members_command_that_sets_an_instrument_aside_raises_the_alarm_
     if BACKEND == "compiled":
         pytest.skip("compiled code cannot be patched")
     async with market() as m:
-        monkeypatch.setattr(continuous, "take", broken)
         m.send("alfa", buy("a-1", 100, 10))
         await m.until_reports("alfa", 1)
+        monkeypatch.setattr(continuous, "take", broken)
+        m.send("bravo", sell("b-1", 100, 10))
+        await m.until_reports("bravo", 1)
 
         assert [fields["text"] for event, fields in m.heard if event == "alarm"] == [
             "CONT is set aside, orders can be cancelled; the others trade on. The match does not add up"

@@ -1,0 +1,173 @@
+"""What the compiled reader reads is what msgspec reads; what it does not read it leaves alone.
+
+The reader is run here whichever engine was built: it is the same source. Only the codec asks which is faster.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import AmendOrder, CancelOrder, MassCancel, MemberCommand, NewOrder, OrderType, SelfTrade, Side, TimeInForce
+from engine.ticket import OrderTicket
+from engine.types import PRICE_MAX, QUANTITY_MAX
+from engine.wire import read_message
+from gateway.bus import codec
+from gateway.bus.codec import Refused, Request
+from gateway.bus.messages import BATCH_MAX, MESSAGE_ID_MAX, Inbound
+
+encode = msgspec.msgpack.encode
+
+ids = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=36)
+texts = ids | st.sampled_from(["", "é", "a b", "x" * 31, "x" * 32, "x" * 37, "\0"])
+codes = st.sampled_from(["KDX-2107", "A", "B", "CONT", "ABCDEFGHIJKL", "ABCDEFGHIJKLM", ""])
+edges = st.sampled_from([0, 1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, QUANTITY_MAX, PRICE_MAX])
+numbers = edges | st.integers(0, 2**49) | st.sampled_from([-1, QUANTITY_MAX + 1, PRICE_MAX + 1, 2**63, 2**64 - 1])
+flags = st.booleans() | st.sampled_from([0, 1, None])
+#: Elements of a new order and of a cancel, right and wrong, in their order; a message may stop after any of them.
+ORDER: list[st.SearchStrategy[Any]] = [
+    *(texts, codes, st.integers(-1, 2), numbers, numbers, st.integers(-1, 6), st.integers(-1, 8), texts),
+    *(numbers, numbers, numbers, flags, st.integers(-1, 7), st.sampled_from([0, 20261124, 99991231, 99991232])),
+    *(flags, numbers),
+]
+good_orders = st.builds(
+    NewOrder,
+    ids,
+    st.sampled_from(["KDX-2107", "CONT", "ABCDEFGHIJKL"]),
+    st.sampled_from(Side),
+    st.integers(0, QUANTITY_MAX),
+    st.integers(0, PRICE_MAX),
+    st.sampled_from(OrderType),
+    st.sampled_from(TimeInForce),
+    st.text(st.characters(min_codepoint=0, max_codepoint=127), max_size=32),
+    st.integers(0, QUANTITY_MAX),
+    st.integers(0, PRICE_MAX),
+    st.integers(0, QUANTITY_MAX),
+    st.booleans(),
+    st.sampled_from(SelfTrade),
+    st.integers(0, 99991231),
+    st.booleans(),
+)
+good_cancels = st.builds(CancelOrder, ids, ids)
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> Any:
+    """An array that is nearly a command."""
+    kind = draw(st.sampled_from(["new", "new", "new", "cancel", "amend", "nwe"]))
+    elements = ORDER if kind == "new" else [texts, texts, numbers]
+    return [kind, *[draw(element) for element in elements[: draw(st.integers(0, len(elements)))]]]
+
+
+def payload(wishes: Any, **others: Any) -> bytes:
+    return encode({**others, "commands": wishes})
+
+
+def read(data: bytes) -> tuple[str, int, list[MemberCommand]] | None:
+    """What our reader makes of a message, tickets as the orders they are."""
+    found = read_message(data, MESSAGE_ID_MAX, BATCH_MAX)
+    if found is None:
+        return None
+    return found.message_id, found.start, [orders(wish) for wish in found.commands]
+
+
+def orders(wish: MemberCommand | OrderTicket) -> MemberCommand:
+    if not isinstance(wish, OrderTicket):
+        return wish
+    return wish.command
+
+
+def decoded(data: bytes) -> Request | None:
+    """What msgspec makes of it alone; None: it refuses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "_READS", False)
+        try:
+            return codec.decode(data)
+        except Refused:
+            return None
+
+
+def agree(data: bytes) -> bool:
+    """Whether our reader read it; what it did read is what msgspec reads."""
+    found = read(data)
+    if found is None:
+        return False
+    request = decoded(data)
+    assert request is not None
+    message_id, start, wishes = found
+    assert (message_id, data[start:], wishes) == (request.message_id, bytes(request.raw), list(request.commands))
+    assert (request.resend_from, request.open_orders, request.presence) == (None, False, None)
+    assert repr(wishes) == repr(request.commands)  # enums are enums, and flags are flags
+    return True
+
+
+@given(st.lists(good_orders | good_cancels, min_size=1, max_size=20), st.just("") | ids)
+def test_plain_messages_are_read_as_msgspec_reads_them(wishes: list[MemberCommand], message_id: str) -> None:
+    assert agree(encode(Inbound(commands=msgspec.Raw(encode(wishes)), message_id=message_id)))
+
+
+@given(good_orders, st.integers(5, 16))
+def test_what_an_order_leaves_out_is_its_default(order: NewOrder, size: int) -> None:
+    assert agree(payload([msgspec.to_builtins(order)[:size]]))
+
+
+@given(st.lists(commands(), min_size=1, max_size=3), st.sampled_from([{}, {"message_id": "m"}, {"v": 1}, {"x": 1}]))
+def test_what_is_nearly_a_command_is_read_right_or_left_alone(wishes: list[Any], others: dict[str, Any]) -> None:
+    agree(payload(wishes, **others))
+
+
+@given(
+    st.lists(good_orders | good_cancels, min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255), st.sampled_from(["set", "del", "ins"])), max_size=3),
+)
+def test_spoilt_bytes_are_read_right_or_left_alone(wishes: list[Any], spoils: list[tuple[int, int, str]]) -> None:
+    data = bytearray(encode(Inbound(commands=msgspec.Raw(encode(wishes)), message_id="m-1")))
+    for place, value, how in spoils:
+        place %= len(data)
+        if how == "set":
+            data[place] = value
+        elif how == "del":
+            del data[place]
+        else:
+            data.insert(place, value)
+    agree(bytes(data))
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_read_right_or_left_alone(data: bytes) -> None:
+    agree(data)
+
+
+def test_every_cut_is_left_alone() -> None:
+    whole = payload(
+        [["new", "a-1", "CONT", 0, 70_000, 2**40, 0, 0, "x" * 32], ["cancel", "c-1", "a-1"]], message_id="m"
+    )
+
+    assert agree(whole)
+    assert [size for size in range(len(whole)) if read(whole[:size]) is not None] == []
+
+
+def test_rare_commands_empty_arrays_and_large_batches_are_left_to_msgspec() -> None:
+    order = NewOrder("a-1", "CONT", Side.BUY, 1, 1)
+
+    assert agree(payload([order] * BATCH_MAX))
+    for wishes in ([], [order] * (BATCH_MAX + 1), [order, AmendOrder("r-1", "a-1", 2)], [MassCancel("r-1")]):
+        assert read(payload(wishes)) is None
+
+
+def test_a_ticket_made_of_bytes_says_what_its_order_says() -> None:
+    order = NewOrder(
+        "a-1", "CONT", Side.SELL, 2, 1, OrderType.STOP, TimeInForce.GTD, "x", 5, 6, 7, True, SelfTrade.NONE, 8
+    )
+    found = read_message(payload([order]), MESSAGE_ID_MAX, BATCH_MAX)
+
+    assert found is not None
+    ticket = found.commands[0]
+    assert isinstance(ticket, OrderTicket)
+    assert {name: getattr(ticket, name) for name in order.__struct_fields__} == msgspec.structs.asdict(order)
+    assert ticket.command == order
+    assert encode(ticket.command) == encode(order)
