@@ -81,6 +81,14 @@ STATUS_EVERY: Final = 10
 FULL_RETRY_MS: Final = 200
 #: Bytes of log between two words about the progress of a replay.
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
+#: Bytes that take as long to read, be they ever so odd, as a command takes to carry out.
+COMMAND_BYTES: Final = 32
+#: Refusals that one sender is told of, a second and at once: each is a message at QoS 1 that others' reports wait behind,
+#: and the broker has room for so many. Beyond that a message is dropped in silence, as the network may drop it.
+REFUSALS: Final = 1_000
+REFUSALS_BURST: Final = 2_000
+#: A message that is refused is read once more for its id: each further so many bytes count as a refusal more.
+REFUSAL_BYTES: Final = 1_024
 #: What a member is told to wait when its old reports could not be read.
 DERIVE_RETRY_MS: Final = 1_000
 #: Old reports derived from the log at the same time, in all.
@@ -139,9 +147,10 @@ class Counters:
 class _Sender:
     """One member as the intake sees it."""
 
-    __slots__ = ("bucket", "deriving", "questions")
+    __slots__ = ("bucket", "deriving", "questions", "refusals")
 
     def __init__(self, limits: settings.Limits) -> None:
+        self.refusals = TokenBucket(REFUSALS, REFUSALS_BURST)
         self.bucket = TokenBucket(limits.member_rate, limits.member_burst)
         self.questions = TokenBucket(limits.member_questions, 2 * limits.member_questions)
         self.deriving = False
@@ -205,6 +214,7 @@ class Exchange:
         self._say = say
         self._known: set[tuple[str, str]] = set()  # reference data the market has: (kind, name)
         self._senders: dict[str, _Sender] = {}
+        self._strangers = TokenBucket(REFUSALS, REFUSALS_BURST)  # what all of them together are told
         self._members = None if config.members == "any" else frozenset(config.members)
         #: Logins with another part to play; the broker may let them write to a member's topic of their name.
         self._not_members = frozenset(config.operators.names) | {copy.login for copy in config.drop_copy}
@@ -491,6 +501,7 @@ class Exchange:
             request = codec.decode(payload)
         except codec.Refused as refused:
             self.counters.malformed += 1
+            sender.bucket.owe(len(payload) // COMMAND_BYTES, now)  # as if it had been full of orders
             self._refuse(delivery, refused.answer)
             return
         if wait and (request.presence is None or request.presence.here):  # the word was there, but no last will
@@ -608,18 +619,29 @@ class Exchange:
 
     def _throttle(self, delivery: Delivery, bound: str, wait_ms: int) -> None:
         self.counters.throttled += 1
+        if not self._may_refuse(delivery):  # asked here already: in a flood the message is not even looked at
+            self.bus.acknowledge((delivery,))
+            return
         answer = MessageError(
             "THROTTLED",
             f"Expected {bound}; nothing of this message was taken",
             message_id=codec.message_id_of(delivery.payload),
             retry_after_ms=wait_ms,
         )
-        self._refuse(delivery, answer)
-
-    def _refuse(self, delivery: Delivery, answer: MessageError) -> str:
         self.bus.send(delivery.participant, _encode(answer))
         self.bus.acknowledge((delivery,))
+
+    def _refuse(self, delivery: Delivery, answer: MessageError) -> str:
+        if self._may_refuse(delivery):
+            self.bus.send(delivery.participant, _encode(answer))
+        self.bus.acknowledge((delivery,))
         return answer.code
+
+    def _may_refuse(self, delivery: Delivery) -> bool:
+        """Whether a sender may be told of one refusal more."""
+        sender = self._senders.get(delivery.participant)
+        refusals = self._strangers if sender is None else sender.refusals
+        return not refusals.take(1 + len(delivery.payload) // REFUSAL_BYTES, self.clock.monotonic_ns())
 
     # --- answers ---------------------------------------------------------------------------------------------------
 

@@ -474,6 +474,36 @@ async def test_the_word_presence_in_an_order_gets_nobody_past_the_rate():
         ]
 
 
+async def test_a_flood_is_not_answered_message_by_message():
+    async with market(text='members = ["alfa", "bravo"]\n') as m:
+        for sender in ("alfa", "stranger", "another"):
+            for _ in range(3000):
+                m.bus.publish_as(sender, b"\xc0")
+        m.send("bravo", buy("b-1", 100, 1))
+        await m.until_reports("bravo", 1)
+        assert len(m.errors("alfa")) == 2000
+        assert len(m.errors("stranger") + m.errors("another")) == 2000
+        assert m.exchange.counters.malformed == 3000
+        assert m.exchange.counters.unknown_member == 6000
+        assert not m.bus.unacknowledged
+        m.clock.machine_ns += 1_000_000_000
+        m.bus.publish_as("alfa", b"\xc0")
+        assert len(m.errors("alfa")) == 2001
+
+
+async def test_malformed_messages_count_by_their_size():
+    nested = b"\x81\xa8commands\xdc\x01\x20" + (b"\x91" * 900 + b"\xc0") * 288
+    async with market() as m:
+        for _ in range(100):
+            m.bus.publish_as("alfa", nested)
+        assert m.exchange.counters.malformed == 13  # 8,109 of the rate each, of which there are 100,000 at once
+        assert m.exchange.counters.throttled == 87
+        assert len(m.errors("alfa")) == 7  # 254 each, of 2,000
+        m.clock.machine_ns += 3_000_000_000
+        m.send("alfa", buy("a-1", 100, 1))
+        await m.until_reports("alfa", 1)
+
+
 async def test_a_failure_to_read_old_reports_is_answered():
     async def fail(participant: str, first: int, count: int) -> list[bytes]:
         raise RuntimeError("no disk")
