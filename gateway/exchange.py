@@ -83,8 +83,8 @@ FULL_RETRY_MS: Final = 200
 PROGRESS_BYTES: Final = 8 * 1024 * 1024
 #: Bytes that take as long to read, be they ever so odd, as a command takes to carry out.
 COMMAND_BYTES: Final = 32
-#: Refusals that one sender is told of, a second and at once: each is a message at QoS 1 that others' reports wait behind,
-#: and the broker has room for so many. Beyond that a message is dropped in silence, as the network may drop it.
+#: Refusals that one sender is told of, a second and at once: each is a message at QoS 1 behind which others' reports
+#: wait, and too many of them cost the connection. Beyond that a message goes unanswered, as if the network had lost it.
 REFUSALS: Final = 1_000
 REFUSALS_BURST: Final = 2_000
 #: A message that is refused is read once more for its id: each further so many bytes count as a refusal more.
