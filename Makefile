@@ -62,7 +62,9 @@ format: install
 	@$(BIN)/ruff format .
 
 contract: install
-	@$(BIN)/python -m tests.project.asyncapi >docs/asyncapi.yaml.new && mv docs/asyncapi.yaml.new docs/asyncapi.yaml
+	@DOJIMA_BACKEND=interpreted $(BIN)/python -m tests.project.asyncapi >docs/asyncapi.yaml.new || \
+		{ rm -f docs/asyncapi.yaml.new; exit 1; }
+	@mv docs/asyncapi.yaml.new docs/asyncapi.yaml
 
 clean:
 	find engine . -maxdepth 1 \( -name '*.so' -o -name '_build*.json' \) -type f -exec rm -f {} +

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from engine.commands import AmendOrder, CancelOrder, MassCancel, MemberCommand, NewOrder
+from engine.types import OrderType, SelfTrade, TimeInForce
 from gateway.bus.messages import Depth, Inbound, MarketData, OrderData, Outbound, PrivateEvent, Snapshot, Status
 from gateway.livebook import LiveBook
 
@@ -77,3 +78,10 @@ def test_the_shell_line_sends_the_first_example() -> None:
     assert found is not None
     text = found[1].encode("ascii").decode("unicode_escape").encode("latin-1")
     assert text == EXAMPLES[0][2]
+
+
+def test_the_numbers_of_the_market_s_words_are_all_on_the_page() -> None:
+    for field, words in (("order_type", OrderType), ("time_in_force", TimeInForce), ("self_trade", SelfTrade)):
+        told = re.search(rf"`{field}` \(([^)]*)\)", PAGE)
+        assert told is not None
+        assert told[1].lower() == ", ".join(f"{word.value} {word.name.lower().replace('_', '-')}" for word in words)
