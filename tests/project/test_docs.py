@@ -14,6 +14,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from engine import Engine, Rejected
+from engine.profiles import PROFILES
 from gateway import config as settings
 from gateway.cli.main import COMMANDS, app, load
 from gateway.cli.operator import parse
@@ -143,6 +144,19 @@ def test_settings_on_a_page_are_settings_that_the_market_takes(path: Path) -> No
         market = Engine()
         for command in (*settings.tables(config), *settings.listings(config, ROOT)):
             assert not [event for event in market.apply(command) if isinstance(event, Rejected)]
+
+
+def test_the_table_of_rules_is_each_profile_s_own() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text().partition("## Rules and their defaults")[2].partition("\n## ")[0]
+    head, *rows = re.findall(r"^\| (\w+|`\w+`) \| (.*) \|$", page, re.MULTILINE)
+    told: dict[str, dict[str, str]] = {profile: {} for profile in head[1].split(" | ")}
+    for rule, values in rows:
+        for profile, value in zip(told, values.split(" | "), strict=True):
+            if value != "–":
+                told[profile][rule.strip("`")] = value
+    assert told == {
+        name: {rule: str(value) for rule, value in profile.parameters.items()} for name, profile in PROFILES.items()
+    }
 
 
 @each_document()
