@@ -12,6 +12,9 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
 =============================== =============================== ====================================================
 ``auction_price``               ``jpx_ose`` …                   price rule, ``engine.matching.itayose.PRICE_RULES``
 ``allocation``                  ``PRICE_TIME`` …                who trades at the price, ``ALLOCATION_RULES``
+``fill_order``                  ``priority``                    the fills of an auction are told in priority order
+                                ``remainder_first``             … first those at the price that has a remainder, then
+                                                                buys from the lowest, under each sells from the highest
 ``market_orders_must_all_fill`` 0, 1                            1: an auction that leaves a market order has no price
 ``restriction_of_market_order`` 0, 1                            1: market orders are refused
 ``halt_orders``                 ``reject``, ``queue``           new and amend while the book is suspended
@@ -209,6 +212,7 @@ NO_TABLE: Final = "none"
 CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "auction_price": PRICE_RULES,
     "allocation": ALLOCATION_RULES,
+    "fill_order": ("priority", "remainder_first"),
     "market_orders_must_all_fill": (0, 1),
     "restriction_of_market_order": (0, 1),
     "halt_orders": ("reject", "queue"),
@@ -238,6 +242,7 @@ CHOICES: Final[dict[str, Sequence[int | str]]] = {
 _COMMON: Final[dict[str, int | str]] = {
     "auction_price": "jpx_ose",
     "allocation": "PRICE_TIME",
+    "fill_order": "priority",
     "market_orders_must_all_fill": 0,
     "restriction_of_market_order": 0,
     "halt_orders": "reject",
@@ -363,6 +368,7 @@ TSE_HYBRID: Final = Profile(
     {
         **_COMMON,
         "allocation": "SIMULTANEOUS_RR",
+        "fill_order": "remainder_first",
         "market_orders_must_all_fill": 1,
         "self_trade": "cancel_newest",
         "reopen_call_seconds": 300,
@@ -458,6 +464,7 @@ class Rules:
         self.auction_price: Final = str(settings["auction_price"])
         self.allocation: Final = str(settings["allocation"])
         self.in_turns: Final = self.allocation == SIMULTANEOUS_RR
+        self.remainder_first: Final = settings["fill_order"] == "remainder_first"
         self.market_orders_must_all_fill: Final = settings["market_orders_must_all_fill"] == 1
         self.restriction_of_market_order: Final = settings["restriction_of_market_order"] == 1
         self.queue_in_halt: Final = settings["halt_orders"] == "queue"

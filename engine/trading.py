@@ -1058,6 +1058,8 @@ class Trading:
                         plan.turns.append((side, cut.price, cut.period, cut.turns))
                 groups = self._groups(instrument, buys + sells) if instrument.prevents else None
                 plan.matches = auction.matches(buys, buy_fills, sells, sell_fills, groups)
+                if instrument.rules.remainder_first:
+                    plan.matches = auction.remainder_first(plan, table)
         except ValueError as error:  # arithmetic that was handed what cannot be
             raise InvariantBroken(f"The auction of {instrument.code} cannot be worked out: {error}") from error
         auction.verify(

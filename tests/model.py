@@ -184,6 +184,7 @@ DEFAULTS: dict[str, dict[str, int | str]] = {
         "self_trade": "cancel_newest",
         "cancel_on_disconnect": 0,
         "allocation": "SIMULTANEOUS_RR",
+        "fill_order": "remainder_first",
         "market_orders_must_all_fill": 1,
         "reopen_call_seconds": 300,
         "quote_width_table": "tse",
@@ -1271,8 +1272,8 @@ class Model(Quotes):
         surplus -= more if surplus > 0 else -more
         pairs = self.pairs(buys, sells)
         events: list[Event] = [*before, AuctionUncrossed(book.code, book.phase, price, volume, surplus, len(pairs))]
-        for (i, j), quantity in pairs.items():
-            events.append(self.trade(book, buys[i][0], sells[j][0], price, quantity, -1))
+        for i, j in self.told(book, buys, sells, surplus, list(pairs)):
+            events.append(self.trade(book, buys[i][0], sells[j][0], price, pairs[i, j], -1))
         if price:
             book.reference = book.last_price = price
             book.last_quantity = volume
@@ -1301,6 +1302,31 @@ class Model(Quotes):
                 elif not book.rules.get("market_rests") and not self.waits_for_price(book):
                     events.append(self.withdraw(order, CancelReason.REMAINDER))
         return [*events, *self.after_auction(book, price, sharing)]
+
+    def told(
+        self,
+        book: Book,
+        buys: list[tuple[Order, int]],
+        sells: list[tuple[Order, int]],
+        surplus: int,
+        pairs: list[tuple[int, int]],
+    ) -> list[tuple[int, int]]:
+        """The pairs in the order in which they are told (market-rules 6)."""
+        if book.rules.get("fill_order") != "remainder_first":
+            return pairs
+        lots = buys if surplus > 0 else sells
+
+        def is_cut(order: Order) -> bool:
+            at = [share for one, share in lots if one.price == order.price]
+            there = [one.open for one in self.side(book, order.side) if one.price == order.price]
+            return sum(at) < sum(there)
+
+        first = [pair for pair in pairs if surplus and is_cut(lots[pair[0 if surplus > 0 else 1]][0])]
+        others = [pair for pair in pairs if pair not in first]
+        for some in (first, others):
+            some.sort(key=lambda pair: sells[pair[1]][0].price or -1, reverse=True)
+            some.sort(key=lambda pair: buys[pair[0]][0].price or PRICE_MAX + 1)
+        return first + others
 
     def pairs(self, buys: list[tuple[Order, int]], sells: list[tuple[Order, int]]) -> dict[tuple[int, int], int]:
         """Who trades with whom, one unit after the other, by the places of the two; nobody with its own group."""

@@ -522,6 +522,33 @@ def matches(
     return found
 
 
+def remainder_first(plan: Plan, table: OrderTable) -> list[Match]:
+    """The pairs of a plan in the order in which the feed of the Tokyo Stock Exchange tells of them (market-rules 6).
+
+    First come those of the price, on the side of the surplus, that is filled in part; then all others by their buys,
+    from the lowest limit to those without, and under each limit by their sells, from the highest to those without.
+    """
+    traded: dict[int, int] = {}
+    for match in plan.matches:
+        traded[match.buy] = traded.get(match.buy, 0) + match.quantity
+        traded[match.sell] = traded.get(match.sell, 0) + match.quantity
+    cut: dict[int, bool] = {}
+    if plan.result.surplus:
+        frozen = plan.bids if plan.result.surplus > 0 else plan.asks
+        for place in range(len(frozen.prices)):
+            filled = sum([traded.get(order, 0) for order in frozen.queues[place]])
+            if filled < sum(frozen.amounts[place]):
+                for order in frozen.queues[place]:
+                    cut[order] = True
+    ranked: list[tuple[bool, bool, int, int, int]] = []
+    for i, match in enumerate(plan.matches):
+        buy: int = 0 if match.buy in plan.turned else table.price[match.buy]
+        sell: int = 0 if match.sell in plan.turned else table.price[match.sell]
+        ranked.append((match.buy not in cut and match.sell not in cut, buy == 0, buy, -sell, i))
+    ranked.sort()
+    return [plan.matches[entry[4]] for entry in ranked]
+
+
 def pair_apart(
     buy_fills: list[int], buy_groups: list[int], sell_fills: list[int], sell_groups: list[int]
 ) -> list[tuple[int, int, int]]:

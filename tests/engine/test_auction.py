@@ -22,6 +22,7 @@ from engine.matching.auction import (
     pair_apart,
     price,
     price_frozen,
+    remainder_first,
     verify,
 )
 from engine.matching.book import BUY, GONE, SELL, OrderTable, ReferenceBook, pack_terms
@@ -641,6 +642,49 @@ def test_a_plan_that_leaves_market_orders_does_not_pass_where_all_must_fill(side
 
 
 # --- what a plan holds -----------------------------------------------------------------------------------------------
+
+
+def told(plan: Plan, table: OrderTable) -> list[tuple[int, int, int]]:
+    ours = remainder_first(plan, table)
+    assert sorted(map(id, ours)) == sorted(map(id, plan.matches))
+    return [(match.buy, match.sell, match.quantity) for match in ours]
+
+
+def test_fills_are_told_from_the_price_with_a_remainder_then_buys_upwards_then_sells_downwards() -> None:
+    orders = [(BUY, 0, 5), (BUY, 102, 3), (BUY, 102, 4), (BUY, 100, 6), (SELL, 99, 7), (SELL, 98, 6), (SELL, 0, 2)]
+    table, _ = book_of(*orders)
+    bids = frozen((0, {1: 5}), (102, {2: 3, 3: 4}), (100, {4: 6}))
+    asks = frozen((0, {7: 2}), (98, {6: 6}), (99, {5: 7}))
+    pairs = [(1, 7, 2), (1, 6, 3), (2, 6, 3), (3, 5, 4), (4, 5, 3)]
+    plan = plan_of(bids, asks, (100, 15, 3), *pairs)
+    assert told(plan, table) == [(4, 5, 3), (3, 5, 4), (2, 6, 3), (1, 6, 3), (1, 7, 2)]
+
+    plan.result = Equilibrium(100, 15, -3)  # the sellers have the remainder: none of them is cut
+    assert told(plan, table) == [(4, 5, 3), (3, 5, 4), (2, 6, 3), (1, 6, 3), (1, 7, 2)]
+    plan.asks.amounts[1][0] = 7
+    assert told(plan, table) == [(2, 6, 3), (1, 6, 3), (4, 5, 3), (3, 5, 4), (1, 7, 2)]
+    plan.result = Equilibrium(100, 15, 0)
+    assert told(plan, table) == [(4, 5, 3), (3, 5, 4), (2, 6, 3), (1, 6, 3), (1, 7, 2)]
+    plan.result = Equilibrium(100, 15, 1)
+    bids.amounts[0][0] = 6  # of market orders too, where not all must fill
+    assert told(plan, table) == [(4, 5, 3), (1, 6, 3), (1, 7, 2), (3, 5, 4), (2, 6, 3)]
+    bids.amounts[2][0] = 3
+    assert told(plan, table) == [(1, 6, 3), (1, 7, 2), (4, 5, 3), (3, 5, 4), (2, 6, 3)]
+
+
+def test_pairs_of_the_same_limits_are_told_in_priority_order_and_a_funari_order_has_none() -> None:
+    table, _ = book_of((BUY, 100, 5), (BUY, 100, 5), (SELL, 100, 5), (SELL, 99, 5))
+    bids, asks = frozen((100, {2: 5, 1: 5})), frozen((99, {4: 5}), (100, {3: 5}))
+    pairs = [(2, 4, 2), (1, 4, 3), (2, 3, 3), (1, 3, 2)]
+    plan = plan_of(bids, asks, (100, 10, 0), *pairs)
+    assert told(plan, table) == [(2, 3, 3), (1, 3, 2), (2, 4, 2), (1, 4, 3)]
+    plan.turned[2] = True
+    assert told(plan, table) == [(1, 3, 2), (1, 4, 3), (2, 3, 3), (2, 4, 2)]
+    plan.turned[3] = True
+    assert told(plan, table) == [(1, 4, 3), (1, 3, 2), (2, 4, 2), (2, 3, 3)]
+    plan.result = Equilibrium(100, 10, 1)
+    bids.amounts[0] = [6, 5]
+    assert told(plan, table) == [(1, 4, 3), (1, 3, 2), (2, 4, 2), (2, 3, 3)]
 
 
 def test_a_plan_begins_with_nothing_to_do() -> None:

@@ -73,6 +73,7 @@ crowded = deeds_of(
     ["crowd"] * 6 + ["hit"] * 9 + ["phase"] * 3 + ["limit", "on_close", "cancel", "amend", "halt", "time"]
 )
 common = {
+    "fill_order": st.sampled_from(["priority", "remainder_first"]),
     "allocation": st.sampled_from(["PRICE_TIME", "SIMULTANEOUS_RR"]),
     "self_trade": st.sampled_from([mode.name.lower() for mode in SelfTrade if mode != SelfTrade.DEFAULT]),
     "self_trade_group": st.sampled_from(["participant", "account"]),

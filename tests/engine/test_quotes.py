@@ -145,7 +145,7 @@ def test_an_order_that_lets_the_book_match_up_to_the_quote_ends_it_at_once() -> 
     assert not fills(market.sell(3, 505, id="few"))
     events = market.sell(5, 508, id="enough")
 
-    assert fills(events) == [("m", "few", 508, 3), ("m", "enough", 508, 5)]
+    assert fills(events) == [("m", "enough", 508, 5), ("m", "few", 508, 3)]
     assert quotes(events) == [(NONE, Side.BUY, 0)]
 
 
@@ -426,7 +426,7 @@ def test_special_execution_trades_at_the_edge_by_time_market_and_limit_alike() -
 
     result = only(events, AuctionUncrossed)
     assert (result.price, result.volume, result.surplus) == (520, 5, 10)
-    assert fills(events) == [("funari", "s", 520, 2), ("close", "s", 520, 2), ("limit", "s", 520, 1)]
+    assert fills(events) == [("close", "s", 520, 2), ("limit", "s", 520, 1), ("funari", "s", 520, 2)]
 
 
 def test_without_a_lot_on_each_side_at_the_edge_the_close_has_no_price() -> None:
@@ -470,6 +470,34 @@ def test_at_the_daily_limit_market_orders_count_as_limits_there_and_members_take
         ("c", 100),
         ("id-1", 100),
     ]
+
+
+# --- in which order fills are told -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ("remainder_first", ["cut/at", "high/low", "higher/low", "market/low"]),
+        ("priority", ["market/low", "higher/low", "high/low", "cut/at"]),
+    ],
+)
+def test_fills_are_told_from_the_price_with_a_remainder_then_buys_from_low_to_market(
+    rule: str, told: list[str]
+) -> None:
+    market = hybrid(Phase.PRE_OPEN, {} if rule == "remainder_first" else {"fill_order": rule})
+    market.buy(4, 500, "m-a", id="cut")
+    market.buy(2, 503, "m-b", id="high")
+    market.buy(2, 505, "m-c", id="higher")
+    market.buy(2, 0, "m-d", id="market")
+    market.sell(6, 499, "m-s", id="low")
+    market.sell(2, 500, "m-t", id="at")
+
+    trades = every(market.phase(Phase.OPENING_AUCTION), Traded)
+
+    assert [f"{trade.buy_client_order_id}/{trade.sell_client_order_id}" for trade in trades] == told
+    assert [trade.trade_id for trade in trades] == [1, 2, 3, 4]
+    assert [trade.sell_open for trade in trades] == ([0, 4, 2, 0] if rule == "remainder_first" else [4, 2, 0, 0])
 
 
 # --- whose turn it is ------------------------------------------------------------------------------------------------

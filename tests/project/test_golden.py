@@ -37,8 +37,8 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (9, "480778ff0f21d9f52089d7af246e12e7a9ffc9ca51f01d556124515c374ea647"),
-    "both-profiles.log": (9, "19acdbee317211345b42cc9f48875f3e2f5d1c8e6f605bdfd3e3a5624b674f56"),
+    "start-day.log": (10, "1271a8444d2d98f20b38eaddc20c53b4bf5fece416583def844317e878663ba9"),
+    "both-profiles.log": (10, "7d035f684a27cf5f2143a967cf96343a65ca738eae0fd59c0bf301bd7df84274"),
 }
 
 
