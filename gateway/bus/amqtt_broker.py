@@ -11,10 +11,11 @@ import hmac
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
@@ -22,9 +23,12 @@ from amqtt.contexts import Action
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
+from engine.commands import PARTICIPANT_PATTERN
 from gateway.bus import topics
 from gateway.bus.embedded import EXCHANGE_LOGIN
 from gateway.child import die_with_parent
+
+_is_name: Final = re.compile(PARTICIPANT_PATTERN).fullmatch  # match lets "alfa\n" through
 
 
 class ByName(BaseAuthPlugin):  # type: ignore[misc,type-arg,unused-ignore]
@@ -35,14 +39,16 @@ class ByName(BaseAuthPlugin):  # type: ignore[misc,type-arg,unused-ignore]
         passwords: dict[str, str] = field(default_factory=dict)  #: of the exchange and its operators, by login
 
     async def authenticate(self, *, session: Session) -> bool | None:
+        # A name with a slash or a wildcard in it would be the address of an operator, or of everybody.
+        if not _is_name(session.username or ""):
+            return False
         password = self.config.passwords.get(session.username or "")
         if password is not None and not hmac.compare_digest((session.password or "").encode(), password.encode()):
             return False
         if session.username == EXCHANGE_LOGIN:
             return True
         # amqtt publishes a last will without asking the access list.
-        may = not session.will_flag or session.will_topic == topics.inbound(session.username or "")
-        return bool(session.username) and may
+        return not session.will_flag or session.will_topic == topics.inbound(session.username or "")
 
 
 class OwnTopics(BaseTopicPlugin):  # type: ignore[misc,unused-ignore]

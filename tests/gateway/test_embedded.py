@@ -76,6 +76,16 @@ async def test_nobody_logs_in_without_a_name_or_as_the_exchange(user: str | None
                 pass
 
 
+@pytest.mark.parametrize(
+    "user", ["op/olga", "copy/risk/alfa", "copy/risk", "#", "+", "alfa/#", "Alfa", "alfa\n", "a" * 17]
+)
+async def test_a_login_is_a_member_s_name_and_no_address_of_somebody_else(user: str):
+    async with await EmbeddedBroker.start(operators={"olga": "secret"}) as broker:
+        with pytest.raises(aiomqtt.MqttError):
+            async with aiomqtt.Client("127.0.0.1", broker.port, username=user):
+                pass
+
+
 async def test_a_last_will_goes_to_a_member_s_own_topic_or_its_login_is_refused():
     async with await EmbeddedBroker.start() as broker:
         for topic in (topics.outbound("bravo"), topics.inbound("bravo"), topics.STATUS):
