@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, Final
 
 import msgspec
-from librt.vecs import append, pop, vec
+from librt.vecs import append, extend, pop, vec
 from mypy_extensions import i64
 
 from engine.commands import MemberCommand
@@ -31,9 +31,10 @@ CANCEL: Final = 2  #: an order was cancelled: its number
 EVENT: Final = 3  #: any other answer: its place among the kept events
 
 
-#: Orders of a member between two looks for those that have ended: at least so many, otherwise in this proportion.
+#: Orders in a block of a member's, and older blocks that are looked through with each that is full: so many that no
+#: more than about half of what is kept has ended.
 _ROOM: Final = 64
-_SLACK: Final = 3
+_TURNS: Final = 2
 #: Dictionaries that a member's ids are spread over, once they are more than that; a power of two.
 _PARTS: Final = 256
 
@@ -77,8 +78,9 @@ class Member:
     """One firm, known from its first well-formed command on.
 
     It keeps the numbers of its open orders, so that a mass cancel walks its own orders and nobody else's. One that
-    ends is not looked for: it stays until the list is walked, or has grown to three times what was open. So an order
-    costs 8 bytes and one append here, an end nothing.
+    ends is not looked for: it stays until the list is walked, or until its block has its turn, for with each block
+    that is full some of the older ones are looked through. So an order costs 8 bytes and one append here, an end
+    nothing, and no single order pays for many.
     """
 
     def __init__(self, index: int, name: str) -> None:
@@ -87,38 +89,72 @@ class Member:
         self.outcomes: Final = Outcomes()
         #: Whether its orders have to pass the kill switch or risk limits (``engine/protection.py``).
         self.guards: bool = False
-        self._orders = vec[i64]()
-        self._room: int = _ROOM
+        self._last = vec[i64]()  #: its newest orders
+        self._full: list[vec[i64]] = []  #: those before, in their order
+        self._kept: int = 0  #: how many these are
+        self._next: int = 0  #: which of the blocks has its turn
 
     def enter(self, table: OrderTable, order: i64) -> None:
         """Take note of its newest order."""
-        if len(self._orders) >= self._room:
-            self._sweep(table)
-        self._orders = append(self._orders, order)
+        if len(self._last) == _ROOM:
+            self._full.append(self._last)
+            self._kept += _ROOM
+            self._last = vec[i64]()
+            for _ in range(_TURNS):
+                self._look_through(table)
+        self._last = append(self._last, order)
 
-    def _sweep(self, table: OrderTable) -> None:
-        """Forget the orders that have ended."""
-        orders = vec[i64]()
-        rows = table.rows  # by row instead of by column: this is part of what each order costs
-        for order in self._orders:
-            row = (order << ROW_SHIFT) + ROW_OFFSET
-            if rows[row + OPEN] > 0 and rows[row + LEVEL] & STATE < GONE:
-                orders = append(orders, order)
-        self._orders = orders
-        self._room = max(_ROOM, _SLACK * len(orders))
+    def _look_through(self, table: OrderTable) -> None:
+        """Forget the orders of one block that have ended; what is left joins the block before where there is room."""
+        if self._next >= len(self._full):
+            self._next = 0
+        at = self._next
+        block = self._full[at]
+        left = _open_of(block, table)
+        self._kept -= len(block) - len(left)
+        if at and len(self._full[at - 1]) + len(left) <= _ROOM:
+            self._full[at - 1] = extend(self._full[at - 1], left)
+            del self._full[at]
+        else:
+            self._full[at] = left
+            self._next = at + 1
 
     def may_have(self, orders: int) -> bool:
         """Whether it could have so many open orders: without a look at each, so some may have ended."""
-        return len(self._orders) >= orders
+        return self.most_open() >= orders
 
     def most_open(self) -> int:
         """No less than its open orders, as ``may_have``, and what a walk over these takes."""
-        return len(self._orders)
+        return self._kept + len(self._last)
 
     def open_orders(self, table: OrderTable) -> list[int]:
         """The numbers of its open orders, oldest first."""
-        self._sweep(table)
-        return [int(order) for order in self._orders]
+        found: list[int] = []
+        packed: list[vec[i64]] = []
+        last = vec[i64]()
+        for block in [*self._full, self._last]:
+            left = _open_of(block, table)
+            found.extend([int(order) for order in left])
+            if len(last) + len(left) <= _ROOM:
+                last = extend(last, left)
+            else:
+                packed.append(last)
+                last = left
+        self._full = packed
+        self._last = last
+        self._kept = len(found) - len(last)
+        return found
+
+
+def _open_of(orders: vec[i64], table: OrderTable) -> vec[i64]:
+    """Those that are still open."""
+    left = vec[i64]()
+    rows = table.rows  # by row instead of by column: this is part of what each order costs
+    for order in orders:
+        row = (order << ROW_SHIFT) + ROW_OFFSET
+        if rows[row + OPEN] > 0 and rows[row + LEVEL] & STATE < GONE:
+            left = append(left, order)
+    return left
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
 from engine import (
+    BACKEND,
     Accepted,
     AmendOrder,
     Cancelled,
@@ -22,9 +25,11 @@ from engine import (
     SelfTrade,
     Side,
     TimeInForce,
+    identities,
 )
 from engine.commands import MemberCommand
-from engine.identities import Outcomes
+from engine.identities import Member, Outcomes
+from engine.matching.book import GONE, OrderTable
 from tests.market import CODE, START_DAY, TODAY, every, only, refusal, start, zaraba
 
 BID = NewOrder("a-1", CODE, Side.BUY, 10, 100)
@@ -304,3 +309,66 @@ def test_no_dictionary_of_ids_grows_with_all_of_them(form: str) -> None:
         outcomes.put(form.format(n), n)
 
     assert max(len(part) for part in outcomes._parts) < 4 * 50_000 // len(outcomes._parts)
+
+
+def test_a_member_knows_its_open_orders_whatever_ended_and_whenever_it_was_asked() -> None:
+    draw = random.Random(5)
+    table, members, asked = OrderTable(), [Member(0, "a"), Member(1, "b")], [0, 0]
+    right: list[list[int]] = [[], []]
+    for n in range(20_000):
+        who = draw.randrange(2)
+        order = table.append(0, 1, 1)
+        members[who].enter(table, order)
+        right[who].append(order)
+        while right[who] and draw.random() < (0.55 if n % 4_000 < 2_000 else 0.3):
+            gone = right[who].pop(draw.randrange(len(right[who])))
+            table.state[gone] = GONE
+        assert len(right[who]) <= members[who].most_open() <= max(2 * len(right[who]), 3_000) + 300
+        assert members[who].may_have(len(right[who]))
+        if n % 1_501 == 0 or n == 19_999:
+            assert members[who].open_orders(table) == right[who]
+            assert members[who].most_open() == len(right[who])
+            asked[who] += 1
+    assert min(asked) > 3
+
+
+def test_of_many_ended_orders_a_member_keeps_few() -> None:
+    table, member = OrderTable(), Member(0, "a")
+    stays = []
+    for n in range(100_000):
+        order = table.append(0, 1, 1)
+        member.enter(table, order)
+        if n % 1_000 == 0:
+            stays.append(order)
+        else:
+            table.state[order] = GONE
+    assert member.most_open() <= 512
+    assert member.open_orders(table) == stays
+
+
+@pytest.mark.skipif(BACKEND == "compiled", reason="compiled code cannot be patched")
+def test_no_order_pays_for_a_walk_over_its_members_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    if BACKEND != "compiled":
+        honest = identities._open_of
+        monkeypatch.setattr(
+            identities, "_open_of", lambda block, table: looked.append(len(block)) or honest(block, table)
+        )
+    table, member = OrderTable(), Member(0, "a")
+    most = 0
+    for _ in range(20_000):
+        looked.clear()
+        member.enter(table, table.append(0, 1, 1))
+        most = max(most, sum(looked))
+    assert 0 < most <= 128
+    assert member.most_open() == 20_000
+
+
+def test_a_member_that_is_asked_after_each_order_keeps_no_more_blocks() -> None:
+    table, member = OrderTable(), Member(0, "a")
+    for n in range(2_000):
+        member.enter(table, table.append(0, 1, 1))
+        if n % 10 == 0:
+            member.open_orders(table)
+    assert len(member._full) < 2 * 2_000 // 64
+    assert member.open_orders(table) == list(range(1, 2_001))

@@ -19,7 +19,6 @@ from engine import (
 from engine.backend import CHOSEN, COMPILED
 from engine.checks import DEFERRED_MAX
 from engine.faults import InvariantBroken
-from engine.matching.book import OrderTable
 from tests.market import CODE, every, only, refusal, start, zaraba
 
 
@@ -57,11 +56,11 @@ def test_orders_that_ended_are_forgotten_and_the_open_ones_keep_their_order() ->
             market.engine.apply(CancelOrder(f"c-{i}", f"a-{i}"), "alpha")
     member = market.engine._identities.by_name["alpha"]
 
-    assert len(member._orders) <= 64
+    assert member.most_open() <= 128
     assert [order.order_id for order in market.engine.open_orders("alpha")] == sorted(kept)
     assert [event.order_id for event in every(market.mass_cancel(), Cancelled)] == sorted(kept)
     assert market.engine.open_orders("alpha") == []
-    assert len(member._orders) == 0
+    assert member.most_open() == 0
 
 
 def test_many_open_orders_of_one_member_all_go_at_once() -> None:
@@ -126,7 +125,7 @@ def test_check_notices_an_order_that_its_member_does_not_know() -> None:
     market = zaraba()
     market.buy(1, 100)
     member = market.engine._identities.by_name["alpha"]
-    member._orders = type(member)(0, "empty")._orders
+    member._last = type(member)(0, "empty")._last
 
     with pytest.raises(InvariantBroken, match="members know of other open orders"):
         market.engine.check()
@@ -137,18 +136,7 @@ def test_check_notices_an_order_that_stands_with_another_member() -> None:
     market.buy(1, 100)
     market.sell(1, 101)
     alpha, beta = (market.engine._identities.by_name[name] for name in ("alpha", "beta"))
-    alpha._orders, beta._orders = beta._orders, alpha._orders
+    alpha._last, beta._last = beta._last, alpha._last
 
     with pytest.raises(InvariantBroken, match="The open orders of alpha are not its own"):
         market.engine.check()
-
-
-def test_a_member_looks_for_ended_orders_only_after_its_list_has_tripled() -> None:
-    # Otherwise a member with many resting orders would pay for a walk with each new one.
-    table = OrderTable()
-    member = zaraba().engine._identities.add("gamma")
-    for _ in range(1000):
-        member.enter(table, table.append(0, 1, 1))
-
-    assert member._room > 1000
-    assert len(member.open_orders(table)) == 1000
