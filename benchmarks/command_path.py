@@ -3,9 +3,9 @@
 A message of ``--batch`` commands is decoded and validated (``gateway.bus.codec``), each command goes through
 ``Engine.apply`` (identities, checks, book, events), and what it led to is encoded into the running digest, as the
 sequencer does it. That is the command path, measured in one loop. The same work is then measured stage by stage, each
-over all messages, and after it what the gateway makes of the events: private reports and market data, folded and
-encoded at the end of each message. Every stage is an upper bound on its share: it meets cold data that in one loop
-is warm.
+over some thousand commands, and after it what the gateway makes of the events: private reports and market data, folded
+and encoded at the end of each message. Every stage is an upper bound on its share: it meets cold data that in one loop
+is warm. Python's collector is set as in the exchange (``gateway/interpreter.py``).
 
 Not included: the log and its sync (``durable.py``), the bus (``bus.py``). The stream, its trades and the late cancels
 are checked in every round.
@@ -22,7 +22,7 @@ import pstats
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
@@ -33,6 +33,7 @@ from engine.log.digest import DigestChain
 from gateway.bus import codec
 from gateway.bus.codec import Request
 from gateway.clock import SystemClock
+from gateway.interpreter import short_pauses
 from gateway.marketdata import MarketDataBook
 from gateway.reports import ReportBook
 
@@ -46,6 +47,8 @@ STAGES = {
     "market data": "depth, trades, snapshots, folded and encoded",
 }
 START_NS = 1_795_478_400_000_000_000
+#: Commands that go through one stage before the next stage begins: what a busy exchange has at hand.
+AT_ONCE = 1_024
 
 
 class Payloads:
@@ -66,75 +69,99 @@ def fresh() -> Engine:
     return engine
 
 
-def whole(payloads: Payloads) -> tuple[int, int, list[list[Event]]]:
-    """Decode, apply, encode in one loop: nanoseconds, those of the processor's own time, and the events."""
+def whole(payloads: Payloads) -> tuple[int, int, flow.Truth]:
+    """Decode, apply, encode in one loop: nanoseconds, those of the processor's own time, and what came of it.
+
+    The events of a message are judged outside the clock, and gone when the next one comes, as in the exchange.
+    """
     engine, digest, decode = fresh(), DigestChain(), codec.decode
     apply, update = engine.apply, digest.update_all
-    events: list[list[Event]] = []
-    keep = events.append
-    sequence, stamp = engine.sequence, START_NS
-    start, start_cpu = time.perf_counter_ns(), time.process_time_ns()
-    for participant, payload in payloads.messages:
-        said: list[tuple[int, int, list[Event]]] = []
-        for command in decode(payload).commands:
-            sequence += 1
-            stamp += 1
-            answer = apply(command, participant, stamp)
-            said.append((sequence, stamp, answer))
-            keep(answer)
-        update(said)
-    digest.value()
-    return time.perf_counter_ns() - start, time.process_time_ns() - start_cpu, events
+    elapsed = elapsed_cpu = 0
 
-
-def stages(payloads: Payloads, around: Callable[[str, Callable[[], object]], None]) -> list[list[Event]]:
-    """The parts one after the other; ``around`` runs each. Returns the events."""
-    engine, digest = fresh(), DigestChain()
-    requests: list[tuple[str, Request]] = []
-    events: list[list[Event]] = []
-    first = engine.sequence + 1
-
-    def decode() -> None:
-        take, keep = codec.decode, requests.append
+    def answers() -> Iterator[list[Event]]:
+        nonlocal elapsed, elapsed_cpu
+        sequence, stamp = engine.sequence, START_NS
         for participant, payload in payloads.messages:
-            keep((participant, take(payload)))
-
-    def apply() -> None:
-        do, keep, stamp = engine.apply, events.append, START_NS
-        for participant, request in requests:
-            for command in request.commands:
+            start_cpu, start = time.process_time_ns(), time.perf_counter_ns()
+            said: list[tuple[int, int, list[Event]]] = []
+            for command in decode(payload).commands:
+                sequence += 1
                 stamp += 1
-                keep(do(command, participant, stamp))
+                said.append((sequence, stamp, apply(command, participant, stamp)))
+            update(said)
+            elapsed += time.perf_counter_ns() - start
+            elapsed_cpu += time.process_time_ns() - start_cpu
+            for _, _, events in said:
+                yield events
 
-    def encode() -> None:
-        update, number = digest.update_all, 0
-        for _, request in requests:
-            end = number + len(request.commands)
-            update([(first + i, START_NS + 1 + i, events[i]) for i in range(number, end)])
-            number = end
-        digest.value()
+    truth = flow.found(answers())
+    return elapsed, elapsed_cpu, truth
 
-    def fold(book: ReportBook | MarketDataBook) -> None:
-        take, number = book.fold, 0
-        for participant, request in requests:
-            for _ in request.commands:
-                take(first + number, START_NS + 1 + number, participant, events[number])
-                number += 1
-            for _ in book.flush():  # a message is gone once it is published
-                pass
 
-    clock = SystemClock()
-    market_data = MarketDataBook(engine, clock)
-    opening = Engine()  # the market data book must hear of the instrument; it asks the engine for the rest
-    for command in flow.OPENING:
-        market_data.fold(opening.sequence + 1, START_NS, "", opening.apply(command))
-    market_data.start(0)
-    around("decode", decode)
-    around("apply", apply)
-    around("encode", encode)
-    around("reports", lambda: fold(ReportBook()))
-    around("market data", lambda: fold(market_data))
-    return events
+class Staged:
+    """The parts of the path, and what the gateway does after it, one after the other over some messages at a time."""
+
+    def __init__(self) -> None:
+        self.engine, self.digest, self.reports = fresh(), DigestChain(), ReportBook()
+        self.market_data = MarketDataBook(self.engine, SystemClock())
+        opening = Engine()  # the market data book must hear of the instrument; it asks the engine for the rest
+        for command in flow.OPENING:
+            self.market_data.fold(opening.sequence + 1, START_NS, "", opening.apply(command))
+        self.market_data.start(0)
+        self.stamp = START_NS
+
+    def turn(
+        self, messages: list[tuple[str, bytes]], around: Callable[[str, Callable[[], object]], None]
+    ) -> list[list[Event]]:
+        """All stages over ``messages``; ``around`` runs each. Returns the events of each command."""
+        requests: list[tuple[str, Request]] = []
+        events: list[list[Event]] = []
+        first, before = self.engine.sequence + 1, self.stamp
+
+        def decode() -> None:
+            take, keep = codec.decode, requests.append
+            for participant, payload in messages:
+                keep((participant, take(payload)))
+
+        def apply() -> None:
+            do, keep, stamp = self.engine.apply, events.append, before
+            for participant, request in requests:
+                for command in request.commands:
+                    stamp += 1
+                    keep(do(command, participant, stamp))
+
+        def encode() -> None:
+            update, number = self.digest.update_all, 0
+            for _, request in requests:
+                end = number + len(request.commands)
+                update([(first + i, before + 1 + i, events[i]) for i in range(number, end)])
+                number = end
+
+        def fold(book: ReportBook | MarketDataBook) -> None:
+            take, number = book.fold, 0
+            for participant, request in requests:
+                for _ in request.commands:
+                    take(first + number, before + 1 + number, participant, events[number])
+                    number += 1
+                for _ in book.flush():  # a message is gone once it is published
+                    pass
+
+        around("decode", decode)
+        around("apply", apply)
+        around("encode", encode)
+        around("reports", lambda: fold(self.reports))
+        around("market data", lambda: fold(self.market_data))
+        self.stamp += len(events)
+        return events
+
+
+def stages(
+    payloads: Payloads, around: Callable[[str, Callable[[], object]], None], at_once: int = 0
+) -> Iterator[list[Event]]:
+    """The parts one after the other, ``at_once`` messages at a time (0: all); ``around`` runs each. The events."""
+    staged = Staged()
+    for start in range(0, len(payloads.messages), at_once or len(payloads.messages)):
+        yield from staged.turn(payloads.messages[start : start + at_once or None], around)
 
 
 def kept(payloads: Payloads) -> dict[str, dict[str, float]]:
@@ -160,7 +187,8 @@ def kept(payloads: Payloads) -> dict[str, dict[str, float]]:
     gc.disable()
     tracemalloc.start()
     try:
-        stages(payloads, around)
+        for _ in stages(payloads, around):
+            pass
     finally:
         tracemalloc.stop()
         gc.enable()
@@ -184,23 +212,28 @@ def measure(commands: int, batch: int, rounds: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in (PATH, *STAGES)}
     processor: list[float] = []
     wrong: list[str] = []
+    spent: dict[str, int] = {}
 
     def timed(name: str, work: Callable[[], object]) -> None:
-        gc.collect()
         start = time.perf_counter_ns()
         work()
-        times[name].append((time.perf_counter_ns() - start) / payloads.commands)
+        spent[name] = spent.get(name, 0) + time.perf_counter_ns() - start
 
-    for number in range(rounds):
-        gc.collect()
-        elapsed, elapsed_cpu, events = whole(payloads)
-        times[PATH].append(elapsed / payloads.commands)
-        processor.append(elapsed_cpu / payloads.commands)
-        wrong += [f"round {number}, path: {line}" for line in flow.differences(payloads.truth, flow.found(events))]
-        del events
-        events = stages(payloads, timed)
-        wrong += [f"round {number}, stages: {line}" for line in flow.differences(payloads.truth, flow.found(events))]
-        del events
+    def judge(number: int, what: str, got: flow.Truth) -> None:
+        wrong.extend(f"round {number}, {what}: {line}" for line in flow.differences(payloads.truth, got))
+
+    with short_pauses():
+        for number in range(rounds):
+            gc.collect()
+            elapsed, elapsed_cpu, got = whole(payloads)
+            times[PATH].append(elapsed / payloads.commands)
+            processor.append(elapsed_cpu / payloads.commands)
+            judge(number, "path", got)
+            gc.collect()
+            spent.clear()
+            judge(number, "stages", flow.found(stages(payloads, timed, max(1, AT_ONCE // batch))))
+            for name in STAGES:
+                times[name].append(spent[name] / payloads.commands)
     path = figures.spread(times[PATH])
     return {
         "benchmark": "command_path",
