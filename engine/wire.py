@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, final
 
 from mypy_extensions import i64
 
+from engine.checks import is_participant
 from engine.commands import AmendOrder, CancelOrder, MassCancel
 from engine.ticket import OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX, OrderType, SelfTrade, Side, TimeInForce
@@ -36,13 +37,15 @@ _QUANTITY_MAX: Final = QUANTITY_MAX
 _MAP_1: Final = 0x81
 _MAP_2: Final = 0x82
 _ARRAY: Final = 0x90  #: up to 15 elements
-_ARRAY_16: Final = 0xDC
+_ARRAY_16: Final = 0xDC  #: with 2 bytes of length
+_ARRAY_32: Final = 0xDD
 _TEXT: Final = 0xA0  #: up to 31 bytes
 _TEXT_8: Final = 0xD9
 _FALSE: Final = 0xC2
 _TRUE: Final = 0xC3
 _NUMBER_8: Final = 0xCC  #: with 1 byte; 2, 4 and 8 follow
 _NUMBER_64: Final = 0xCF
+_NUMBER_MAX: Final = 2**63 - 1
 _PLAIN: Final = 0x80  #: below it a byte is a number itself, or a character
 _FIFTEEN: Final = 15
 
@@ -54,6 +57,8 @@ _CANCEL: Final = b"\xa6cancel"
 _NEW_LEAST: Final = 5
 _NEW_MOST: Final = 16
 _CANCEL_SIZE: Final = 3
+_GROUP_SIZE: Final = 3
+_PARTICIPANT_MAX: Final = 16
 
 _CancelOrder: Final = CancelOrder
 
@@ -90,18 +95,27 @@ class _Reader:
         """How many elements the array here has."""
         data = self.data
         at = self.at
-        if at + 3 > self.end:
+        if at >= self.end:
             return self.fail()
         first: i64 = data[at]
+        at += 1
         if first & ~_FIFTEEN == _ARRAY:
-            self.at = at + 1
+            self.at = at
             return first & _FIFTEEN
-        if first != _ARRAY_16:
+        stop = at + 2
+        if first == _ARRAY_32:
+            stop = at + 4
+        elif first != _ARRAY_16:
             return self.fail()
-        high: i64 = data[at + 1]
-        low: i64 = data[at + 2]
-        self.at = at + 3
-        return high << 8 | low
+        if stop > self.end:
+            return self.fail()
+        size: i64 = 0
+        while at < stop:
+            byte: i64 = data[at]
+            size = size << 8 | byte
+            at += 1
+        self.at = at
+        return size
 
     def is_next(self, expected: bytes) -> bool:
         """Whether these bytes are next; then they are passed."""
@@ -305,3 +319,23 @@ def read_message(payload: bytes, id_max: int, commands_max: int) -> Message | No
     if not reader.plain or reader.at != reader.end or not commands:
         return None
     return Message(message_id, start, commands)
+
+
+def read_groups(payload: bytes) -> list[tuple[int, str, list[Wish]]] | None:
+    """What a record of the log holds, where that is members' plain commands and nothing else; otherwise None.
+
+    As (time_ns of the first command, participant, commands), see ``engine/log/log.py``.
+    """
+    reader = _Reader(payload, 0)
+    found: list[tuple[int, str, list[Wish]]] = []
+    count = reader.header()
+    while count and reader.plain:
+        if reader.header() != _GROUP_SIZE:
+            return None
+        time_ns = reader.number(_NUMBER_MAX)
+        participant = reader.text(1, _PARTICIPANT_MAX)
+        if time_ns == 0 or is_participant(participant) is None:
+            return None
+        found.append((time_ns, participant, reader.commands(_NUMBER_MAX)))
+        count -= 1
+    return found if reader.plain and reader.at == reader.end else None

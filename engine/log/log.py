@@ -21,11 +21,11 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import PurePath
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple, cast
 
 import msgspec
 from msgspec import Meta
@@ -34,6 +34,8 @@ from engine.commands import Command
 from engine.faults import LogDamaged, LogFailed
 from engine.log.digest import STATE_VERSION
 from engine.log.storage import Storage, StoredFile
+from engine.ticket import OrderTicket
+from engine.wire import read_groups
 
 LOG_NAME: Final = "market.log"
 FORMAT_VERSION: Final = 1
@@ -105,7 +107,8 @@ class Batch(NamedTuple):
     """One committed batch. The i-th command of a group has the group's time_ns + i."""
 
     record: Record
-    groups: list[tuple[int, str, list[Command]]]  #: (time_ns of its first command, participant, commands)
+    #: (time_ns of its first command, participant, commands); new orders as tickets where that was asked for
+    groups: Sequence[tuple[int, str, Sequence[Command | OrderTicket]]]
 
 
 class Mark(NamedTuple):
@@ -220,12 +223,15 @@ class LogReader:
                 sequence = entry.record.first
                 for time_ns, participant, commands in entry.groups:
                     for command in commands:
-                        yield sequence, time_ns, participant, command
+                        yield sequence, time_ns, participant, cast("Command", command)
                         sequence += 1
                         time_ns += 1
 
-    def entries(self) -> Iterator[Batch | Mark]:
-        """Every record, decoded. Stamps increase from command to command."""
+    def entries(self, tickets: bool = False) -> Iterator[Batch | Mark]:
+        """Every record, decoded. Stamps increase from command to command.
+
+        With ``tickets`` new orders may come as ``engine/wire.py`` reads them, for whoever only feeds an engine.
+        """
         for record in self.records():
             try:
                 if record.kind == MARK:
@@ -235,7 +241,11 @@ class LogReader:
                         raise self._damaged(record, text)
                     yield Mark(record, mark.sequence, mark.events_digest, mark.state_digest, mark.state_version)
                     continue
-                groups = _decode_groups(record.payload)
+                groups: Sequence[tuple[int, str, Sequence[Command | OrderTicket]]] | None = None
+                if tickets:
+                    groups = read_groups(record.payload)
+                if groups is None:
+                    groups = _decode_groups(record.payload)
             except (msgspec.DecodeError, RecursionError) as error:
                 text = f"the record checks out, but its payload is not understood ({error or 'nested too deep'})"
                 raise self._damaged(record, text) from error

@@ -12,13 +12,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import AmendOrder, CancelOrder, MassCancel, MemberCommand, NewOrder, OrderType, SelfTrade, Side, TimeInForce
+from engine import (
+    AmendOrder,
+    CancelOrder,
+    Engine,
+    MassCancel,
+    MemberCommand,
+    NewOrder,
+    OrderType,
+    SelfTrade,
+    Side,
+    TimeInForce,
+)
+from engine.log import LogReader, MemoryStorage, log
 from engine.ticket import OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX
-from engine.wire import read_message
+from engine.wire import read_groups, read_message
 from gateway.bus import codec
 from gateway.bus.codec import Refused, Request
 from gateway.bus.messages import BATCH_MAX, MESSAGE_ID_MAX, Inbound
+from tests.log.day import write_day
 
 encode = msgspec.msgpack.encode
 
@@ -120,26 +133,85 @@ def test_what_is_nearly_a_command_is_read_right_or_left_alone(wishes: list[Any],
     agree(payload(wishes, **others))
 
 
-@given(
-    st.lists(good_orders | good_cancels, min_size=1, max_size=3),
-    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255), st.sampled_from(["set", "del", "ins"])), max_size=3),
+spoils = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 255), st.sampled_from(["set", "del", "ins"])), max_size=3
 )
-def test_spoilt_bytes_are_read_right_or_left_alone(wishes: list[Any], spoils: list[tuple[int, int, str]]) -> None:
-    data = bytearray(encode(Inbound(commands=msgspec.Raw(encode(wishes)), message_id="m-1")))
-    for place, value, how in spoils:
-        place %= len(data)
-        if how == "set":
-            data[place] = value
-        elif how == "del":
-            del data[place]
+
+
+def spoil(data: bytes, how: list[tuple[int, int, str]]) -> bytes:
+    spoilt = bytearray(data)
+    for place, value, what in how:
+        place %= len(spoilt)
+        if what == "set":
+            spoilt[place] = value
+        elif what == "del":
+            del spoilt[place]
         else:
-            data.insert(place, value)
-    agree(bytes(data))
+            spoilt.insert(place, value)
+    return bytes(spoilt)
+
+
+@given(st.lists(good_orders | good_cancels, min_size=1, max_size=3), spoils)
+def test_spoilt_bytes_are_read_right_or_left_alone(wishes: list[Any], how: list[tuple[int, int, str]]) -> None:
+    agree(spoil(encode(Inbound(commands=msgspec.Raw(encode(wishes)), message_id="m-1")), how))
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_right_or_left_alone(data: bytes) -> None:
     agree(data)
+
+
+def groups_agree(data: bytes) -> bool:
+    """Whether our reader read these groups of a record; what it did read is what the log's decoder reads."""
+    found = read_groups(data)
+    if found is None:
+        return False
+    told = [(time_ns, participant, [orders(wish) for wish in wishes]) for time_ns, participant, wishes in found]
+    assert repr(told) == repr(log._decode_groups(data))
+    return True
+
+
+groups = st.lists(
+    st.tuples(
+        st.integers(1, 2**63 - 1),
+        st.from_regex(r"[a-z0-9-]{1,16}", fullmatch=True),
+        st.lists(good_cancels, max_size=2),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(groups, spoils)
+def test_groups_of_a_record_are_read_as_the_log_reads_them(
+    groups: list[tuple[int, str, list[MemberCommand]]], how: list[tuple[int, int, str]]
+) -> None:
+    written = b"\xdd" + len(groups).to_bytes(4, "big") + encode(groups)[1:]  # with the header that the log writes
+    assert groups_agree(encode(groups))
+    assert groups_agree(written)
+    groups_agree(spoil(written, how))
+
+
+@pytest.mark.parametrize("participant", ["", "Alpha", "x" * 17, "a\n"])
+def test_groups_of_the_exchange_and_of_nobody_are_left_alone(participant: str) -> None:
+    assert not groups_agree(encode([(1, participant, [CancelOrder("c-1", "a-1")])]))
+    assert groups_agree(encode([(1, "alpha", [CancelOrder("c-1", "a-1")])]))
+    assert not groups_agree(encode([(0, "alpha", [CancelOrder("c-1", "a-1")])]))
+    assert not groups_agree(encode([(2**63, "alpha", [CancelOrder("c-1", "a-1")])]))
+
+
+def test_a_log_read_in_tickets_is_the_same_market() -> None:
+    storage = MemoryStorage()
+    exchange = write_day(storage, 1)
+    engine = Engine()
+    tickets = 0
+    for entry in LogReader(storage).entries(tickets=True):
+        for time_ns, participant, wishes in entry.groups if isinstance(entry, log.Batch) else ():
+            for number, wish in enumerate(wishes):
+                tickets += isinstance(wish, OrderTicket)
+                engine.apply(wish, participant, time_ns + number)
+    assert tickets
+    assert engine.digest() == exchange.engine.digest()
 
 
 def test_every_cut_is_left_alone() -> None:
