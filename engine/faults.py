@@ -33,7 +33,7 @@ class LogDamaged(EngineFault):
         self.sequence = sequence
         self.advice = advice or (
             f"Nothing was changed. Keep this file as evidence and put a good copy of the log in its place; "
-            f"commands up to sequence {sequence} can still be read (`dojima replay --until {sequence}`)."
+            f"commands up to sequence {sequence} can still be read (`dojima replay LOG --until {sequence}`)."
         )
         super().__init__(f"The log is damaged at byte {offset}: {what}. {self.advice}")
 

@@ -299,10 +299,10 @@ def _check(config: Config, name: str) -> None:
     logins |= dict.fromkeys([member for copy in config.drop_copy for member in copy.members], "a member")
     others = [(f"operators.names[{i}]", name, "an operator") for i, name in enumerate(config.operators.names)]
     others += [(f"drop_copy[{i}].login", copy.login, "a copy's reader") for i, copy in enumerate(config.drop_copy)]
-    for key, name, what in others:
-        if name in logins:
-            raise fail(key, f"a login of its own for {what}, not that of {logins[name]}", name)
-        logins[name] = what
+    for key, login, what in others:
+        if login in logins:
+            raise fail(key, f"a login of its own for {what}, not that of {logins[login]}", login)
+        logins[login] = what
     if config.clock.start:
         try:
             start_ns(config.clock.start)

@@ -93,6 +93,7 @@ def test_rules_of_all_instruments_hold_for_each_that_names_none(tmp_path: Path):
         ),
         ('[[instrument]]\ninstrument = "kdx"', "got 'kdx' - at instrument[0].instrument"),
         ('[[instrument]]\ninstrument = "A"\n[[instrument]]\ninstrument = "A"', "each instrument once, got 'A'"),
+        ('members = ["a"]\n[operators]\nnames = ["a", "b"]', "that of a member, got 'a' - at operators.names[0]"),
         ("[clock", "dojima.toml"),
     ],
 )
@@ -100,6 +101,7 @@ def test_an_error_names_key_expectation_and_value(text: str, says: str):
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert says in str(caught.value)
+    assert str(caught.value).startswith("dojima.toml: ")
     assert "secret" not in str(caught.value)
 
 
