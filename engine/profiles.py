@@ -25,6 +25,7 @@ Parameters, by ``ListInstrument.rules``, the first value being the usual default
                                 ``cancel_filled``               … ends the order; other invalid details are refused
                                 ``cancel_live``                 any invalid detail ends the order (ODX equities)
 ``break_new``                   0, 1                            1: START's Break takes new orders
+``call_ncp``                    0, 1                            1: calls may end in a non-cancel period, as START's do
 ``self_trade``                  ``none``, ``cancel_newest`` …   ``SELF_TRADE_MODES``; an order may name another one
 ``self_trade_group``            ``participant``, ``account``    who must not trade with itself; no account: no group
 ``qty_up_keeps_priority``       0, 1                            1: more quantity at the same price keeps the place
@@ -221,6 +222,7 @@ CHOICES: Final[dict[str, Sequence[int | str]]] = {
     "cancel_on_disconnect": (0, 1),
     "invalid_replace": (REPLACE_KEEP, REPLACE_CANCEL_FILLED, REPLACE_CANCEL_LIVE),
     "break_new": (0, 1),
+    "call_ncp": (0, 1),
     "self_trade": tuple(SELF_TRADE_MODES),
     "self_trade_group": ("participant", "account"),
     "qty_up_keeps_priority": (0, 1),
@@ -295,18 +297,20 @@ START: Final = Profile(
     break_new=DAY | ON_CLOSE,
 )
 
-#: START's orders and rules in any number of calls a day. In place of a non-cancel period the gateway may draw a random
-#: end for each call: the timetable is its business, and so is how many calls there are.
+#: START's orders and rules in any number of calls a day. How many there are, and how long the non-cancel period of each
+#: is, says the timetable; in place of one the gateway may draw a random end for each call.
 N_CALLS: Final = Profile(
     "N_CALLS",
     {
         Phase.CLOSED: PhaseRules((Phase.CALL,), expires=~OVERNIGHT),
-        Phase.CALL: PhaseRules((Phase.CALL_AUCTION,), new=DAY, amend=True, cancel=True, indicative=True),
+        # A call that re-opens a halted book may do without a non-cancel period.
+        Phase.CALL: PhaseRules((Phase.CALL_NCP, Phase.CALL_AUCTION), new=DAY, amend=True, cancel=True, indicative=True),
+        Phase.CALL_NCP: PhaseRules((Phase.CALL_AUCTION,), new=DAY, indicative=True),
         Phase.CALL_AUCTION: PhaseRules((Phase.CALL, Phase.BREAK, Phase.CLOSED), matching=AUCTION),
         Phase.BREAK: PhaseRules((Phase.CALL, Phase.CLOSED), cancel=True),
     },
     LIMIT | MARKET,
-    {**_COMMON, "break_new": 0, "cancel_on_disconnect": 1, "limit_widening": 1},
+    {**_COMMON, "break_new": 0, "call_ncp": 0, "cancel_on_disconnect": 1, "limit_widening": 1},
     break_new=DAY,
 )
 
@@ -455,6 +459,10 @@ class Rules:
             self.phases[Phase.BREAK] = PhaseRules(
                 rest.following, new=profile.break_new, cancel=rest.cancel, waits=rest.waits
             )
+        if settings.get("call_ncp") == 0:
+            call = self.phases[Phase.CALL]
+            following = tuple([phase for phase in call.following if phase != Phase.CALL_NCP])
+            self.phases[Phase.CALL] = PhaseRules(following, new=call.new, amend=True, cancel=True, indicative=True)
         validities = 0
         for phase in self.phases.values():
             validities |= phase.new

@@ -64,6 +64,7 @@ class Phase(IntEnum):
     CONTINUOUS = 8  #: zaraba
     CALL = 9  #: a call outside the day's two: re-opening after a halt, volatility, N calls a day
     CALL_AUCTION = 10
+    CALL_NCP = 11  #: the non-cancel period of such a call
 
     @property
     def label(self) -> str:
@@ -83,6 +84,7 @@ PHASE_LABELS: Final = {
     Phase.CONTINUOUS: "Continuous",
     Phase.CALL: "Call",
     Phase.CALL_AUCTION: "CallAuction",
+    Phase.CALL_NCP: "CallNCP",
 }
 
 

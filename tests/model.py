@@ -156,11 +156,12 @@ PHASES = {
     "N_CALLS": {
         Phase.CLOSED: Rule((Phase.CALL,)),
         Phase.CALL: Rule((Phase.CALL_AUCTION,), (DAY,), **COLLECTING),
+        Phase.CALL_NCP: Rule((Phase.CALL_AUCTION,), (DAY,), indicative=True),
         Phase.CALL_AUCTION: Rule((Phase.CALL, Phase.BREAK, Phase.CLOSED)),
         Phase.BREAK: Rule((Phase.CALL, Phase.CLOSED), cancel=True),
     },
 }
-NON_CANCEL = (Phase.PRE_OPEN_NCP, Phase.PRE_CLOSE_NCP)
+NON_CANCEL = (Phase.PRE_OPEN_NCP, Phase.PRE_CLOSE_NCP, Phase.CALL_NCP)
 AUCTIONS = (Phase.OPENING_AUCTION, Phase.CLOSING_AUCTION, Phase.CALL_AUCTION)
 #: Before the closing call, an on-close order waits outside the book.
 BEFORE_THE_CLOSE = (
@@ -260,6 +261,9 @@ class Book:
         if self.rules.get("break_new"):
             taken = (DAY, ON_CLOSE) if listed.profile == "START" else (DAY,)
             self.phases[Phase.BREAK] = self.phases[Phase.BREAK]._replace(new=taken)
+        if self.rules.get("call_ncp"):
+            following = (Phase.CALL_NCP, Phase.CALL_AUCTION)
+            self.phases[Phase.CALL] = self.phases[Phase.CALL]._replace(following=following)
         self.phase = Phase.CLOSED
         self.suspended = False
         self.until_ns = 0

@@ -30,7 +30,7 @@ BUY, SELL = Side.BUY, Side.SELL
 SECOND = 1_000_000_000
 COLLECTING = (
     *(Phase.PRE_OPEN, Phase.PRE_OPEN_NCP, Phase.BREAK, Phase.PRE_CLOSE, Phase.PRE_CLOSE_NCP),
-    *(Phase.CALL, Phase.CLOSED),
+    *(Phase.CALL, Phase.CALL_NCP, Phase.CLOSED),
 )
 CLOSING = (Phase.PRE_CLOSE, Phase.CLOSING_AUCTION)
 

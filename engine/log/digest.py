@@ -23,7 +23,7 @@ START: Final = bytes(DIGEST_SIZE)  #: where the first chain of a log starts
 #: What ``Engine.mark_digest`` is made of, as a number that each digest mark carries. Raise it whenever the same market
 #: has another state digest than before: a mark of another version is then not compared, instead of being taken for a
 #: market that differs. Event bytes have no version: they never change (``tests/project/test_golden.py``).
-STATE_VERSION: Final = 10
+STATE_VERSION: Final = 11
 
 _FLUSH: Final = 64 * 1024
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 
 def everything(profile: str) -> Rules:
     """A profile with all that it can offer."""
-    wanted = {"imbalance_only": 1, "break_new": 1}
+    wanted = {"imbalance_only": 1, "break_new": 1, "call_ncp": 1}
     return Rules(PROFILES[profile], {name: wanted[name] for name in wanted if name in PROFILES[profile].parameters})
 
 

@@ -473,7 +473,7 @@ def test_good_till_date_ends_with_its_last_day() -> None:
 OPTIONS = {"": 0, "iceberg": ICEBERG, "post": POST_ONLY, "minimum": MINIMUM, "own": SELF_TRADE}
 WALKS = {
     "START": [*START_DAY[:2], Phase.PRE_CLOSE, Phase.PRE_CLOSE_NCP, Phase.BREAK],
-    "N_CALLS": [Phase.CALL, Phase.BREAK],
+    "N_CALLS": [Phase.CALL, Phase.CALL_NCP, Phase.BREAK],
     "CONTINUOUS": [Phase.CONTINUOUS, Phase.CALL],
     "TSE_HYBRID": [Phase.PRE_OPEN, Phase.CONTINUOUS, Phase.PRE_CLOSE, Phase.CALL, Phase.BREAK],
 }
@@ -495,7 +495,7 @@ def test_every_combination_of_type_validity_and_option_means_what_the_table_says
     profile: str, phase: Phase, imbalance_only: int
 ) -> None:
     market = Market()
-    given = {"imbalance_only": imbalance_only}
+    given = {"imbalance_only": imbalance_only, **({"call_ncp": 1} if phase == Phase.CALL_NCP else {})}
     market.must(ListInstrument(CODE, profile, 100, rules=given), StartDay(TODAY))
     market.phase(*way_to(profile, phase))
     rules = Rules(PROFILES[profile], given)

@@ -205,6 +205,27 @@ def test_simultaneous_rounds_share_the_last_price_between_members() -> None:
     assert bought == {"a": 200, "b": 200, "c": 200, "d": 200}  # book 8 after its three fills: 300, 300, 200
 
 
+def test_a_call_of_many_may_end_in_a_non_cancel_period_where_its_parameter_says_so() -> None:
+    market = Market()
+    market.must(ListInstrument(CODE, "N_CALLS", 100, rules={"call_ncp": 1}), StartDay(TODAY))
+    market.phase(Phase.CALL)
+    market.buy(5, 100, id="b")
+    market.phase(Phase.CALL_NCP)
+
+    assert refusal(market.cancel("b")).reason == Reason.WRONG_PHASE
+    assert refusal(market.amend("b", 4)).reason == Reason.WRONG_PHASE
+    market.mass_cancel("alpha")
+    market.sell(3, 100)
+    assert market.engine.indicative(CODE).volume == 3
+    assert only(market.phase(Phase.CALL_AUCTION), AuctionUncrossed).volume == 3
+    assert only(market.phase(Phase.CALL), Cancelled).quantity == 2  # the mass cancel has waited
+
+    market = Market()
+    market.must(ListInstrument(CODE, "N_CALLS", 100), StartDay(TODAY))
+    market.phase(Phase.CALL)
+    assert refusal(market.run(SetPhase(CODE, Phase.CALL_NCP))).reason == Reason.BAD_TRANSITION
+
+
 # --- validities bound to an auction ----------------------------------------------------------------------------------
 
 

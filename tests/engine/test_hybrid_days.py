@@ -87,7 +87,10 @@ hybrid = st.fixed_dictionaries(
     {"quote_width_table": st.just("narrow")},
     optional={**common, "sequential_opposite": st.sampled_from(["wait", "at_once"])},
 )
-others = st.tuples(st.sampled_from(["N_CALLS", "START", "CONTINUOUS"]), st.just({"imbalance_only": 1}))
+others = st.one_of(
+    st.tuples(st.sampled_from(["START", "CONTINUOUS"]), st.just({"imbalance_only": 1})),
+    st.tuples(st.just("N_CALLS"), st.fixed_dictionaries({"imbalance_only": st.just(1), "call_ncp": st.integers(0, 1)})),
+)
 in_turns = {"allocation": st.just("SIMULTANEOUS_RR"), "quote_width_table": st.sampled_from(["narrow", "none"])}
 turns = st.one_of(
     st.tuples(st.just("TSE_HYBRID"), st.fixed_dictionaries(in_turns, optional={"self_trade": common["self_trade"]})),

@@ -191,6 +191,7 @@ deviations = st.fixed_dictionaries(
         "cancel_on_disconnect": st.sampled_from([0, 1]),
         "imbalance_only": st.sampled_from([0, 1]),
         "break_new": st.sampled_from([0, 1]),
+        "call_ncp": st.sampled_from([0, 1]),
         "first_price_limits": st.sampled_from(["none", "none", "at_limit", "lapse"]),
         "limit_widening": st.sampled_from([1, 4]),
     },

@@ -65,7 +65,7 @@ from tests.engine.test_machine import CALLS, MEMBERS, PRICES, ZARABA, Deed, Mark
 #: One kind of order, entered in one phase of a profile.
 Place = tuple[str, Phase, Kind]
 #: With prevention, an imbalance-only order is passed over where its member stands on the other side too.
-ALL: dict[str, int | str] = {"imbalance_only": 1, "break_new": 1, "self_trade": "none"}
+ALL: dict[str, int | str] = {"imbalance_only": 1, "break_new": 1, "call_ncp": 1, "self_trade": "none"}
 #: What a walk may take. It needs less. The plain model looks at every order there ever was, so lives are short.
 LIVES, DAYS_OF_A_LIFE = 12, 4
 

@@ -431,3 +431,16 @@ def test_n_calls_run_one_after_the_other_by_the_clock():
         day.at(f"2026-11-25T{at}:00")
     assert day.phase("N") == Phase.CLOSED
     assert day.auctions == [("N", Phase.CALL_AUCTION)] * 4
+
+
+def test_a_non_cancel_period_before_each_of_n_calls_is_the_timetable_s_and_the_instrument_s_to_say():
+    text = '[schedule.sessions]\nN_CALLS = [["09:00:00", "Call"], ["09:29:00", "CallNCP"], ["09:30:00", "CallAuction"],'
+    text += ' ["09:30:00", "Closed"]]'
+    day = Day(ListInstrument("N", "N_CALLS", rules={"call_ncp": 1}), ListInstrument("P", "N_CALLS"), text=text)
+    day.at("2026-11-24T09:28:59")
+    assert (day.phase("N"), day.phase("P")) == (Phase.CALL, Phase.CALL)
+    day.at("2026-11-24T09:29:00")
+    assert (day.phase("N"), day.phase("P")) == (Phase.CALL_NCP, Phase.CALL)
+    day.at("2026-11-24T09:30:00")
+    assert day.auctions == [("N", Phase.CALL_AUCTION), ("P", Phase.CALL_AUCTION)]
+    assert (day.phase("N"), day.phase("P")) == (Phase.CLOSED, Phase.CLOSED)

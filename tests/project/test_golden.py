@@ -40,9 +40,9 @@ GOLDEN = {
 
 #: ``STATE_VERSION``, and what the state comes to at the end.
 STATES = {
-    "start-day.log": (10, "1271a8444d2d98f20b38eaddc20c53b4bf5fece416583def844317e878663ba9"),
-    "both-profiles.log": (10, "7d035f684a27cf5f2143a967cf96343a65ca738eae0fd59c0bf301bd7df84274"),
-    "four-models.log": (10, "e094e8be8f9a9dd17a1faefc7d39c6894bc5df335cddbc2848fb764299016a68"),
+    "start-day.log": (11, "1271a8444d2d98f20b38eaddc20c53b4bf5fece416583def844317e878663ba9"),
+    "both-profiles.log": (11, "7d035f684a27cf5f2143a967cf96343a65ca738eae0fd59c0bf301bd7df84274"),
+    "four-models.log": (11, "17aa30e029323ff4ca19fbebb9520f7206a98d2dd0a08221b464c74cfd7e1cdb"),
 }
 
 
