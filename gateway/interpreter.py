@@ -1,10 +1,11 @@
 """What Python does by itself, kept from holding up a running exchange.
 
-*The collector.* A pass over the oldest generation looks at every container there is: modules, classes, the market; up
-to 80 ms in which nothing happens. But what outlives a pass here stays for good (ids, orders, windows of reports), or
-goes by its count of references: hardly anything is ever part of a cycle. So what has outlived one is not looked at
-again, and a pass is as long as what is new since the one before. Cycles that die before that, such as a failed
-connection with its traceback, are found as ever; those that die later stay until the process ends.
+*The collector.* A pass over the oldest generation looks at every container there is: modules, classes, the market; 20
+ms of a service that has just begun, in which nothing happens. But what outlives a pass here stays for good (ids,
+orders, windows of reports), or goes by its count of references: hardly anything is ever part of a cycle. So what has
+outlived one is not looked at again, and a pass is as long as what is new since the one before. Cycles that die before
+that, such as a failed connection with its traceback, are found as ever; those that die later stay until the process
+ends.
 
 *The turn of threads.* The log has a thread of its own, and its sync begins when that thread gets a turn: after 5 ms if
 the loop is busy, as Python has it, which is ten syncs. So a thread that waits gets its turn sooner.

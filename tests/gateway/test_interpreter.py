@@ -54,7 +54,7 @@ def test_it_holds_as_long_as_the_exchange_runs() -> None:
 
     before = now()
     with short_pauses():
-        assert gc.get_threshold() == THRESHOLDS
+        assert gc.get_threshold()[:2] == THRESHOLDS[:2]  # some Pythons have no third
         assert abs(sys.getswitchinterval() - TURN) < 1e-6
         assert gc.get_freeze_count() > 1_000
     assert now() == before
