@@ -11,6 +11,7 @@ Survives the death of the process and of the power; not the loss of the disk.
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,9 @@ class Database:
 def _connect(path: Path, application: str, schema: str, read_only: bool) -> sqlite3.Connection:
     if not read_only:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            # As the order log: what members own is not for every user of the machine. SQLite's files beside it follow.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
     elif not path.exists():
         raise FileNotFoundError(f"Expected {application} at {path}, found no file")
     connection = sqlite3.connect(

@@ -151,6 +151,18 @@ async def test_a_trade_of_a_market_without_days_settles_as_soon_as_there_is_one(
     assert (await settlement.summary()).count(State.SETTLED) == 1
 
 
+async def test_what_members_own_is_not_for_every_user_of_the_machine(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        settlement = await opened(tmp_path)
+        files = {file.name: os.stat(file.path).st_mode & 0o007 for file in os.scandir(tmp_path)}
+        await settlement.close()
+    finally:
+        os.umask(before)
+    assert {LEDGER_FILE, OUTBOX_FILE} < files.keys()  # and what SQLite lays beside them
+    assert set(files.values()) == {0}
+
+
 async def test_a_running_relay_settles_by_itself(settlement: Settlement) -> None:
     await fund(settlement)
     running = asyncio.create_task(settlement.run())
