@@ -404,7 +404,7 @@ def order_dict(order: Order) -> dict[str, Any]:
 
 @app.command()
 def reports(
-    first: Annotated[int, typer.Option("--from", min=1, help="Number of the first report.")] = 1,
+    first: Annotated[int, typer.Option("--from", min=1, max=2**53, help="Number of the first report.")] = 1,
     participant: Participant = ...,  # type: ignore[assignment]
     url: Url = DEFAULT_URL,
     directory: Directory = None,

@@ -245,7 +245,7 @@ def reports(
     url: Url = DEFAULT_URL,
     directory: Directory = None,
     password: Password = "",
-    first: Annotated[int, typer.Option("--from", min=1, help="Number of the first report.")] = 1,
+    first: Annotated[int, typer.Option("--from", min=1, max=2**53, help="Number of the first report.")] = 1,
     watch: Annotated[bool, typer.Option("--watch", help="Stay, and show what comes.")] = False,
     json: Json = False,
     timeout: Timeout = 30.0,

@@ -107,3 +107,13 @@ def test_an_engine_that_must_be_compiled_anew_is_said_in_one_line(monkeypatch: p
     assert result.exit_code == 2
     assert json.loads(result.stdout)["error"]["what"].startswith("Expected the compiled engine")
     assert result.stderr.startswith("dojima: Expected the compiled engine")
+
+
+@pytest.mark.parametrize("words", ["client reports -p alfa", "operator reports -o olga"])
+def test_a_report_number_beyond_the_contract_is_refused_before_anything_is_sent(words: str) -> None:
+    status, _, said = invoke(
+        *words.split(), "--url", "mqtt://127.0.0.1:1", "--timeout", "0.1", "--from", str(2**53 + 1)
+    )
+    assert status == 2
+    assert "--from" in said
+    assert str(2**53) in said
