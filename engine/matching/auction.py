@@ -315,9 +315,9 @@ def fills(
                 group_sizes.append(len(group))
             else:
                 price = frozen.prices[place]
-                begun = simultaneous.begun.get(price, (0, []))
+                begun = simultaneous.begun.get(price)
                 for size, period in _runs(group, simultaneous.periods):
-                    if period and period == begun[0]:
+                    if begun is not None and period == begun[0]:
                         turns[len(groups)] = begun[1]
                     group_sizes.append(size)
                     groups.append((price, period))

@@ -20,7 +20,7 @@ from engine.matching.book import (
     ReferenceBook,
     pack_terms,
 )
-from engine.matching.continuous import take, withdraw
+from engine.matching.continuous import take, verify, withdraw
 from engine.matching.fastbook import FastBook
 
 BOOKS = pytest.mark.parametrize("kind", [FastBook, ReferenceBook])
@@ -175,6 +175,33 @@ WRONG = {
     "before far less than none": ("next", -(2**40), "A queue leads to order -1099511627776, and there are 6"),
     "before the one that comes in": ("next", 6, "Order 6 does not name 3 as the one before it"),
 }
+
+
+@pytest.mark.parametrize(("column", "value", "says"), [case for case in WRONG.values() if case[0] != "next"])
+def test_an_order_that_cannot_stand_where_it_stands_is_told(column: str, value: int, says: str) -> None:
+    table = OrderTable()
+    book = ReferenceBook(table)
+    for _ in range(4):
+        add(table, book, SELL, 100, 5)
+    verify(table, SELL, 100, 1, 0, INSTRUMENT)
+    verify(table, SELL, 100, 4, 3, INSTRUMENT)
+    verify(table, SELL, 100, 3, 2, INSTRUMENT)
+    getattr(table, column)[3] = value
+
+    with pytest.raises(InvariantBroken, match=f"^{says}.*: side 1, price 100$"):
+        verify(table, SELL, 100, 3, 2, INSTRUMENT)
+
+
+def test_an_order_that_there_is_not_stands_nowhere() -> None:
+    table = OrderTable()
+    book = ReferenceBook(table)
+    add(table, book, BUY, 100, 1)
+    verify(table, BUY, 100, 1, 0, INSTRUMENT)
+    for order in (2, 0, -1, 2**40):
+        with pytest.raises(
+            InvariantBroken, match=f"^A queue leads to order {order}, and there are 1: side 0, price 100$"
+        ):
+            verify(table, BUY, 100, order, 0, INSTRUMENT)
 
 
 @BOOKS
