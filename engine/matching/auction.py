@@ -532,14 +532,13 @@ def remainder_first(plan: Plan, table: OrderTable) -> list[Match]:
     for match in plan.matches:
         traded[match.buy] = traded.get(match.buy, 0) + match.quantity
         traded[match.sell] = traded.get(match.sell, 0) + match.quantity
-    cut: dict[int, bool] = {}
+    cut: set[int] = set()
     if plan.result.surplus:
         frozen = plan.bids if plan.result.surplus > 0 else plan.asks
         for place in range(len(frozen.prices)):
             filled = sum([traded.get(order, 0) for order in frozen.queues[place]])
             if filled < sum(frozen.amounts[place]):
-                for order in frozen.queues[place]:
-                    cut[order] = True
+                cut.update(frozen.queues[place])
     ranked: list[tuple[bool, bool, int, int, int]] = []
     for i, match in enumerate(plan.matches):
         buy: int = 0 if match.buy in plan.turned else table.price[match.buy]
