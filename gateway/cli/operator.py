@@ -26,7 +26,7 @@ from gateway.cli.client import DEFAULT_URL, Directory, Json, Password, Timeout, 
 from gateway.cli.client import sentence as member_sentence
 from gateway.cli.failure import leave
 from gateway.client import ClientError, MessageRefused
-from gateway.operator_client import OperatorClient, RequestRefused
+from gateway.operator_client import OperatorClient, Outcome, RequestRefused
 from gateway.operators import at_once
 
 app = typer.Typer(
@@ -157,7 +157,9 @@ def request(
     directory: Directory = None,
     password: Password = "",
     request_id: Annotated[str, typer.Option("--id", help="Your id of the request; none: one is made.")] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Stay until a second operator has answered.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Stay until a second operator has answered, or the time is over.")
+    ] = False,
     json: Json = False,
     timeout: Timeout = 30.0,
 ) -> None:
@@ -169,12 +171,28 @@ def request(
             answer = await client.request(wish, request_id)
             show(answer, json)
             if wait and isinstance(answer, OperatorRequested):
-                outcome = await client.outcome(answer)
+                outcome = await answered(client, answer)
+                if outcome is None:
+                    text = f"{answer.operator} {answer.request_id}: nobody answered in time; ask anew"
+                    leave(text, 1, as_json=json, title="dojima operator")
                 show(outcome, json)
                 return 0 if isinstance(outcome, OperatorActed) else 1
         return 0
 
     run(work, json)
+
+
+async def answered(client: OperatorClient, asked: OperatorRequested) -> Outcome | None:
+    """How a request ended that waited; None: its time is over, which no report says, only that it waits no more."""
+    outcome = asyncio.ensure_future(client.outcome(asked))
+    try:
+        while not (await asyncio.wait((outcome,), timeout=1))[0]:
+            still = [(each.operator, each.request_id) for each in await client.waiting()]
+            if (asked.operator, asked.request_id) not in still and not (await asyncio.wait((outcome,), timeout=1))[0]:
+                return None
+        return outcome.result()
+    finally:
+        outcome.cancel()
 
 
 @app.command()

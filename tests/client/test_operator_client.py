@@ -23,7 +23,7 @@ from engine.events import OperatorActed, OperatorDeclined, OperatorRequested, Re
 from engine.log.replay import open_log
 from engine.types import Phase, Reason
 from gateway.cli.main import COMMANDS, load
-from gateway.cli.operator import parse
+from gateway.cli.operator import answered, parse
 from gateway.client import BadCommand, CannotConnect, MessageRefused, NotAnswering
 from gateway.operator_client import OperatorClient, RequestRefused
 from tests.gateway.market import market
@@ -156,6 +156,19 @@ def test_words_that_make_no_command_are_refused_with_what_was_expected(words: st
     with pytest.raises(ValueError, match=r"(?s).*") as refused:
         parse(name, settings)
     assert told in str(refused.value)
+
+
+async def test_whoever_waits_for_a_second_operator_is_told_that_the_time_is_over():
+    class Forgotten:
+        async def outcome(self, asked: OperatorRequested) -> None:
+            await asyncio.Event().wait()
+
+        async def waiting(self) -> list[OperatorRequested]:
+            return []
+
+    asked = OperatorRequested("olga", "r-1", Kill(), until_ns=1)
+    async with asyncio.timeout(20):
+        assert await answered(Forgotten(), asked) is None  # type: ignore[arg-type]
 
 
 async def shell(*words: str) -> tuple[int, list[dict[str, Any]]]:
