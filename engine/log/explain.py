@@ -76,9 +76,12 @@ class Summary:
         self.repeats = 0  #: commands that came again and had no effect
         self.participants: set[str] = set()
         self.days: list[int] = []
-        self.trades = 0
+        self.trades = 0  #: those that were busted later included, as in volume and value
         self.volume = 0
         self.value = 0  #: yen
+        self.busted_trades = 0
+        self.busted_volume = 0
+        self.busted_value = 0  #: yen
         self.first_ns = 0
         self.last_ns = 0
         self.instruments: dict[str, InstrumentSummary] = {}
@@ -102,6 +105,10 @@ class Summary:
                 self.rejections[event.reason.name] = self.rejections.get(event.reason.name, 0) + 1
             elif isinstance(event, Traded):
                 self._trade(event)
+            elif isinstance(event, TradeBusted):
+                self.busted_trades += 1
+                self.busted_volume += event.quantity
+                self.busted_value += self._yen(event)
             elif isinstance(event, AuctionUncrossed):
                 self.instruments[event.instrument].auctions.append(
                     AuctionLine(
@@ -122,8 +129,7 @@ class Summary:
 
     def _trade(self, event: Traded) -> None:
         instrument = self.instruments[event.instrument]
-        # The engine lists no instrument of which this would not be whole yen.
-        value = event.price * event.quantity // 10**instrument.price_decimals
+        value = self._yen(event)
         instrument.trades += 1
         instrument.volume += event.quantity
         instrument.value += value
@@ -131,6 +137,11 @@ class Summary:
         self.trades += 1
         self.volume += event.quantity
         self.value += value
+
+    def _yen(self, event: Traded | TradeBusted) -> int:
+        # The engine lists no instrument of which this would not be whole yen.
+        unit: int = 10 ** self.instruments[event.instrument].price_decimals
+        return event.price * event.quantity // unit
 
 
 # --- the life of one order -------------------------------------------------------------------------------------------

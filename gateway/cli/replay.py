@@ -186,6 +186,11 @@ def _as_dict(
         "trades": summary.trades,
         "volume": summary.volume,
         "value_yen": summary.value,
+        "busted": {
+            "trades": summary.busted_trades,
+            "volume": summary.busted_volume,
+            "value_yen": summary.busted_value,
+        },
         "instruments": {
             code: {
                 "orders": instrument.orders,
@@ -296,6 +301,9 @@ def _instruments(summary: Summary) -> Table:
     table.add_section()
     orders = sum(instrument.orders for instrument in summary.instruments.values())
     table.add_row("all", f"{orders:,}", f"{summary.trades:,}", f"{summary.volume:,}", f"{summary.value:,}", "")
+    if summary.busted_trades:
+        busted = (summary.busted_trades, summary.busted_volume, summary.busted_value)
+        table.add_row("of these busted", "", *(f"{each:,}" for each in busted), "")
     return table
 
 

@@ -9,10 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from engine.commands import BustTrade
 from engine.log import FileStorage, Log
 from engine.log.digest import STATE_VERSION
 from gateway.cli.replay import replay
-from tests.log.day import DAY, HEADER, Exchange, write_day
+from tests.log.day import DAY, HEADER, OTHER, Exchange, buy, sell, write_day
 
 app = typer.Typer()
 app.command()(replay)
@@ -73,6 +74,27 @@ def test_a_program_gets_the_same_as_json(directory: Path) -> None:
     assert auctions[0]["time"] == "2025-11-25T12:50:00+09:00"
     assert shown["torn_tail"] is None
     assert shown["durable_mark"] == "agrees"
+
+
+def test_busted_trades_are_counted_among_the_trades_and_by_themselves(tmp_path: Path) -> None:
+    exchange = Exchange(Log.open(FileStorage(tmp_path / "market"), HEADER))
+    exchange.commit(*DAY[:3])
+    exchange.commit(
+        ("gamma", [sell("c-1", 30, 5_000, OTHER)]),
+        ("beta", [buy("b-1", 20, 5_000, OTHER), buy("b-2", 10, 5_000, OTHER)]),
+        ("", [BustTrade(1)]),
+    )
+    exchange.log.close()
+
+    status, output = run(tmp_path / "market")
+    _, shown = told(tmp_path / "market")
+
+    assert status == 0
+    assert (shown["trades"], shown["volume"], shown["value_yen"]) == (2, 30, 15_000)
+    assert shown["busted"] == {"trades": 1, "volume": 20, "value_yen": 10_000}
+    assert " ".join(next(line for line in output.splitlines() if "busted" in line).replace("│", " ").split()) == (
+        "of these busted 1 20 10,000"
+    )
 
 
 def steps(shown: dict) -> list[tuple[int, str, int]]:  # type: ignore[type-arg]
