@@ -149,7 +149,7 @@ class Life:
         rules = {"quote_width_table": "narrow", "special_quote_seconds": 2, "sequential_quote_seconds": 1}
         rules.update(imbalance_only=1, sequential_opposite="at_once", funding="units", reopen_call_seconds=1)
         yield ListInstrument(HYBRID, "TSE_HYBRID", 100, limit_table="near", rules=rules), ""
-        yield ListInstrument(MANY, "N_CALLS", rules={**more, "allocation": "SIMULTANEOUS_RR"}), ""
+        yield ListInstrument(MANY, "N_CALLS", rules={**more, "call_ncp": 1, "allocation": "SIMULTANEOUS_RR"}), ""
         for member in MEMBERS:
             for account in ("", "alpha", "beta"):
                 yield Deposit(self.new_id(), member, account, 100_000), ""

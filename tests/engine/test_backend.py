@@ -172,7 +172,7 @@ def test_both_backends_write_the_same_log_and_say_the_same(seed: int) -> None:
 
 
 def test_both_books_write_the_same_log_and_the_life_in_it_has_everything() -> None:
-    reference, fast = (outcome(3, 4_000, book=book) for book in BOOKS)
+    reference, fast = (outcome(2, 4_000, book=book) for book in BOOKS)
 
     assert reference == fast
     # A book that contradicts itself comes of a defect, and no command brings it about.

@@ -83,7 +83,7 @@ def test_a_restart_after_any_batch_is_as_if_there_had_been_none(graceful: bool) 
 
 def test_an_invented_life_replays_and_may_be_restarted_anywhere() -> None:
     """All four market models, quotes that wait, kills, windows, funds, requests of operators: nothing is forgotten."""
-    messages = [(member, [command]) for command, member in life(5, 700) if is_written(command)]
+    messages = [(member, [command]) for command, member in life(38, 700) if is_written(command)]
     straight = MemoryStorage()
     whole = Exchange(Log.open(straight, HEADER), step_ns=STEP_NS)
     for i, message in enumerate(messages):
