@@ -399,42 +399,18 @@ def verify(
         return
     if not ticks.is_valid(price) or (lower and price < lower) or (upper and price > upper):
         raise InvariantBroken(f"Expected an auction price on the grid from {lower} to {upper}, got {price}")
-    bought: dict[int, int] = {}
-    sold: dict[int, int] = {}
-    buy = 0
-    sell = 0
-    buying = 0
-    selling = 0
     total = 0
     for match in plan.matches:
         if match.quantity <= 0:
             raise InvariantBroken(f"Orders {match.buy} and {match.sell} are to trade {match.quantity}")
-        if groups:
-            group = groups.get(match.buy, -1)
-            if group >= 0 and group == groups.get(match.sell, -1):
-                raise InvariantBroken(f"Orders {match.buy} and {match.sell} of one group are to trade")
-        # The pairs of an order mostly follow one another: each run is looked up once.
-        if match.buy != buy:
-            if buying:
-                bought[buy] = bought.get(buy, 0) + buying
-            buy = match.buy
-            buying = 0
-        if match.sell != sell:
-            if selling:
-                sold[sell] = sold.get(sell, 0) + selling
-            sell = match.sell
-            selling = 0
-        buying += match.quantity
-        selling += match.quantity
+        if groups and _of_one_group(groups, match.buy, match.sell):
+            raise InvariantBroken(f"Orders {match.buy} and {match.sell} of one group are to trade")
         total += match.quantity
-    if total:
-        bought[buy] = bought.get(buy, 0) + buying
-        sold[sell] = sold.get(sell, 0) + selling
     if total != volume:
         raise InvariantBroken(f"Expected trades of {volume}, the auction's volume, got {total}")
     alike = plan.result.sharing != ""
-    demand = _claims(plan.bids, BUY, price, bought, alike)
-    supply = _claims(plan.asks, SELL, price, sold, alike)
+    demand = _claims(plan.bids, BUY, price, _totals(plan.matches, BUY), alike)
+    supply = _claims(plan.asks, SELL, price, _totals(plan.matches, SELL), alike)
     if min(demand, supply) != volume or demand - supply != plan.result.surplus:
         text = f"Expected volume {volume} and surplus {plan.result.surplus} at {price}"
         raise InvariantBroken(f"{text}, got demand {demand} and supply {supply}")
@@ -442,6 +418,28 @@ def verify(
         for frozen in (plan.bids, plan.asks):
             if sum(frozen.amounts[0]) > volume:
                 raise InvariantBroken(f"Market orders are left at {price}, and there all of them must fill")
+
+
+def _of_one_group(groups: dict[int, int], buy: int, sell: int) -> bool:
+    group = groups.get(buy, -1)
+    return group >= 0 and group == groups.get(sell, -1)
+
+
+def _totals(matches: list[Match], side: int) -> dict[int, int]:
+    """What each order of a side is to trade. Its pairs mostly follow one another, and such a run is looked up once."""
+    totals: dict[int, int] = {}
+    order = -1
+    run = 0
+    for match in matches:
+        own = match.buy if side == BUY else match.sell
+        if own != order:
+            totals[order] = totals.get(order, 0) + run
+            order = own
+            run = 0
+        run += match.quantity
+    totals[order] = totals.get(order, 0) + run
+    del totals[-1]  # before the first
+    return totals
 
 
 def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int], alike: bool) -> int:
@@ -507,8 +505,7 @@ def matches(
     pairs = pair(buy_fills, sell_fills)
     if groups:
         for at in range(0, len(pairs), 3):
-            group = groups.get(buys[pairs[at]], -1)
-            if group >= 0 and group == groups.get(sells[pairs[at + 1]], -1):
+            if _of_one_group(groups, buys[pairs[at]], sells[pairs[at + 1]]):
                 apart = pair_apart(
                     buy_fills,
                     [groups.get(order, -1) for order in buys],
@@ -528,13 +525,11 @@ def remainder_first(plan: Plan, table: OrderTable) -> list[Match]:
     First come those of the price, on the side of the surplus, that is filled in part; then all others by their buys,
     from the lowest limit to those without, and under each limit by their sells, from the highest to those without.
     """
-    traded: dict[int, int] = {}
-    for match in plan.matches:
-        traded[match.buy] = traded.get(match.buy, 0) + match.quantity
-        traded[match.sell] = traded.get(match.sell, 0) + match.quantity
     cut: set[int] = set()
     if plan.result.surplus:
-        frozen = plan.bids if plan.result.surplus > 0 else plan.asks
+        side = BUY if plan.result.surplus > 0 else SELL
+        frozen = plan.bids if side == BUY else plan.asks
+        traded = _totals(plan.matches, side)
         for place in range(len(frozen.prices)):
             filled = sum([traded.get(order, 0) for order in frozen.queues[place]])
             if filled < sum(frozen.amounts[place]):

@@ -488,6 +488,25 @@ def check(
     verify(plan, OrderTable(), TickTable([(0, 2)]), lower, upper, must_fill, groups)
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_an_order_trades_is_added_up_wherever_its_pairs_stand(side: int, more: int) -> None:
+    """Order 1 meets 3 and 4 with order 2 between them, or at the end, and has 4 of its own."""
+    for last in (False, True):
+        pairs = [(1, 3, 2), (2, 3, 5), (1, 4, 2 + more), (2, 4, 5 - more)]
+        if last:
+            pairs[2:] = pairs[:1:-1]
+        one, other = frozen((100, {1: 4, 2: 10})), frozen((100, {3: 7, 4: 7}))
+        if side:
+            one, other, pairs = other, one, [(sell, buy, quantity) for buy, sell, quantity in pairs]
+        plan = plan_of(one, other, (100, 14, 0), *pairs)
+        if more:
+            with pytest.raises(InvariantBroken, match=r"^Order 1 is to trade 5, it has 4$"):
+                check(plan)
+        else:
+            check(plan)
+
+
 def test_a_plan_that_is_right_passes() -> None:
     check(good_plan())
     check(good_plan(), lower=100, upper=100, must_fill=True, groups={1: 0, 2: 0, 6: 1, 7: 0})
