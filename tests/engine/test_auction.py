@@ -706,6 +706,14 @@ def test_pairs_of_the_same_limits_are_told_in_priority_order_and_a_funari_order_
     assert told(plan, table) == [(1, 4, 3), (1, 3, 2), (2, 4, 2), (2, 3, 3)]
 
 
+def test_an_order_without_a_fill_is_part_of_the_remainder_and_a_funari_sell_comes_with_those_without_limit() -> None:
+    table, _ = book_of((BUY, 100, 2), (BUY, 100, 1), (BUY, 101, 6), (SELL, 0, 4), (SELL, 99, 4))
+    bids, asks = frozen((101, {3: 6}), (100, {1: 2, 2: 1})), frozen((0, {4: 4, 5: 4}))
+    plan = plan_of(bids, asks, (100, 8, 1), (3, 4, 4), (3, 5, 2), (1, 5, 2))
+    plan.turned[5] = True
+    assert told(plan, table) == [(1, 5, 2), (3, 4, 4), (3, 5, 2)]
+
+
 def test_a_plan_begins_with_nothing_to_do() -> None:
     bids, asks = frozen(), frozen()
     plan = Plan(bids, asks, 4, True)

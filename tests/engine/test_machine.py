@@ -714,7 +714,7 @@ def _a_mass_cancel_in_the_non_cancel_period_is_lost(monkeypatch: pytest.MonkeyPa
 
 def _only_the_first_pair_of_an_auction_trades(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = auction.pair
-    monkeypatch.setattr(auction, "pair", lambda buys, sells: honest(buys, sells)[:1])
+    monkeypatch.setattr(auction, "pair", lambda buys, sells: honest(buys, sells)[:3])
 
 
 def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
