@@ -1,11 +1,11 @@
 """What ``make test`` runs: ruff, mypy and the tests, on each Python from 3.11 that this machine has.
 
 A promise such as "same log, same bytes out, on any Python from 3.11" is only worth what is run. So every interpreter
-at hand gets a venv of its own and the same suite. The main Python runs it with the engine compiled, where that could be
-done, and what concerns the engine once more with its source interpreted; the others run the source. Each run is told
-which engine it is to load, and the test session makes sure of it. What runs again draws fewer random examples: it may
-differ in how the source is run, not in what it means. A table at the end says which ran and which are
-absent. Versions are looked for on PATH and where pyenv and uv keep theirs, and each is tried before it is believed: a
+at hand gets a venv of its own. The main Python runs the suite with the engine compiled, where that could be done, and
+what concerns the engine once more with its source interpreted; the others run the source: all of them engine and log,
+the newest also gateway and settlement. Each run is told which engine it is to load, and the test session makes sure of
+it. What runs again draws fewer random examples: it may differ in how the source is run, not in what it means. A table
+at the end says which ran and which are absent. Versions are looked for on PATH and where pyenv and uv keep theirs, and each is tried before it is believed: a
 pyenv shim named ``python3.12`` exists and fails where 3.12 is not selected.
 
 It runs inside ``.venv`` (the main Python) but imports the standard library only.
@@ -46,8 +46,9 @@ QUICK = "quick"
 ONCE = ["-m", "not slow and not once"]
 #: What the engine's source decides.
 ENGINE = ["tests/engine", "tests/log", "tests/cases"]
-#: What another Python might do differently: all but what starts many processes (demo, client) and the documents.
-OTHERS = [*ENGINE, "tests/settlement", "tests/gateway"]
+#: What the newest of the other Pythons might do differently: all but what starts many processes (demo, client) and the
+#: documents. Those between run what the engine's source decides.
+NEWEST_OTHER = [*ENGINE, "tests/settlement", "tests/gateway"]
 
 
 @dataclass
@@ -174,7 +175,7 @@ def main(arguments: list[str]) -> int:
     started = time.monotonic()
     tools = Path(sys.executable).parent
     version = ".".join(map(str, sys.version_info[:3]))
-    others = [minor for minor in range(OLDEST, NEWEST + 1) if minor != sys.version_info.minor]
+    others = [minor for minor in range(NEWEST, OLDEST - 1, -1) if minor != sys.version_info.minor]
     with ThreadPoolExecutor(max_workers=1) as pool:  # pip works while the main Python is checked
         prepared = pool.map(prepare, others)
         rows = [
@@ -189,10 +190,12 @@ def main(arguments: list[str]) -> int:
         else:
             rows.append(Row(f"Python {version}, {COMPILED}", "absent"))
             rows.append(run_pytest(f"Python {version}", python, arguments, INTERPRETED))
+        suite = NEWEST_OTHER
         for row, other in prepared:
-            rows.append(
-                run_pytest(row.what, other, [*ONCE, *(arguments or OTHERS)], INTERPRETED, QUICK) if other else row
-            )
+            if other:
+                row = run_pytest(row.what, other, [*ONCE, *(arguments or suite)], INTERPRETED, QUICK)
+                suite = ENGINE
+            rows.append(row)
     print(f"\n{table(rows)}\n")
     wanted = os.environ.get("DOJIMA_REQUIRE", "")
     print(f"mosquitto: {shutil.which('mosquitto', path=os.environ.get('PATH', '') + ':/usr/sbin') or 'absent'}", end="")

@@ -24,7 +24,7 @@ from tests.require import require as _require
 settings.register_profile(
     "default", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("quick", settings.get_profile("default"), max_examples=20)  # the other Pythons: the same path
+settings.register_profile("quick", settings.get_profile("default"), max_examples=10)  # the other Pythons: the same path
 settings.register_profile("nightly", settings.get_profile("default"), derandomize=False, max_examples=2_000)
 settings.load_profile(os.environ.get("DOJIMA_PROFILE", "default"))
 
