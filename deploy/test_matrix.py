@@ -5,8 +5,8 @@ at hand gets a venv of its own. The main Python runs the suite with the engine c
 what concerns the engine once more with its source interpreted; the others run the source: all of them engine and log,
 the newest also gateway and settlement. Each run is told which engine it is to load, and the test session makes sure of
 it. What runs again draws fewer random examples: it may differ in how the source is run, not in what it means. A table
-at the end says which ran and which are absent. Versions are looked for on PATH and where pyenv and uv keep theirs, and each is tried before it is believed: a
-pyenv shim named ``python3.12`` exists and fails where 3.12 is not selected.
+at the end says which ran and which are absent. Versions are looked for on PATH and where pyenv and uv keep theirs, and
+each is tried before it is believed: a pyenv shim named ``python3.12`` exists and fails where 3.12 is not selected.
 
 It runs inside ``.venv`` (the main Python) but imports the standard library only.
 Words given on the command line go to pytest: ``python deploy/test_matrix.py tests/log -x``.
