@@ -11,7 +11,8 @@
 
 Memory is the growth of the process, so everything is in it: the row in the book, the member's id, what is remembered
 to answer a repeat. The longest command is the machine's as much as ours; beside it stands the longest step of a loop
-that does nothing, of the same length in time. Each run has a process of its own, with the collector on.
+that does nothing, of the same length in time. Each run has a process of its own, with the collector as
+an exchange has it (``gateway/interpreter.py``).
 
     python -m benchmarks.large [--only auction,mass-cancel,replay,bare-book,book-size] [--commands 10000000] [--json]
 """
@@ -59,6 +60,7 @@ from engine import (
 from engine.log import FileStorage, Header, Log, encode_commands
 from engine.log.digest import DigestChain
 from engine.log.replay import replay
+from gateway.interpreter import short_pauses
 
 CASES = ("auction", "mass-cancel", "replay", "bare-book", "book-size")
 MIDDLE = 100_000
@@ -75,7 +77,12 @@ Found = tuple[dict[str, float], list[str]]  #: figures, and what was wrong
 def in_a_process_of_its_own(work: Callable[..., Answer], *arguments: Any) -> Answer:
     """What ``work`` returns; its memory goes with it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
+        return pool.submit(_as_an_exchange, work, *arguments).result()
+
+
+def _as_an_exchange(work: Callable[..., Answer], *arguments: Any) -> Answer:
+    with short_pauses():
+        return work(*arguments)
 
 
 def resident_bytes() -> int:

@@ -713,6 +713,10 @@ def test_an_order_without_a_fill_is_part_of_the_remainder_and_a_funari_sell_come
     plan.turned[5] = True
     assert told(plan, table) == [(1, 5, 2), (3, 4, 4), (3, 5, 2)]
 
+    table, _ = book_of((BUY, 105, 2), (BUY, 101, 2), (SELL, 99, 2), (SELL, 100, 2), (SELL, 100, 1))
+    bids, asks = frozen((105, {1: 2}), (101, {2: 2})), frozen((99, {3: 2}), (100, {4: 2, 5: 1}))
+    assert told(plan_of(bids, asks, (100, 4, -1), (1, 4, 2), (2, 3, 2)), table) == [(1, 4, 2), (2, 3, 2)]
+
 
 def test_a_plan_begins_with_nothing_to_do() -> None:
     bids, asks = frozen(), frozen()

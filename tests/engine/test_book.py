@@ -288,6 +288,7 @@ def test_the_digest_of_texts_sees_each_of_them_in_whatever_block() -> None:
 
     assert len({digest(n) for n in changed}) == len(changed)
     assert digest(1) == digest(1)
+    assert len(digest(1)) == 32
 
 
 def test_the_next_order_of_a_queue_must_name_the_one_before_it() -> None:
@@ -352,6 +353,7 @@ def test_a_book_tells_prices_best_first_and_orders_in_time(kind: type[Book], sid
     assert [book.level_quantity(side, price) for price in (0, best, middle, worst, 999)] == [144, 4, 41, 2, 0]
     assert book.queue(table, side, middle) == [1, 4, 6]
     assert book.orders(table, side) == [5, 8, 3, 1, 4, 6, 2]
+    assert [book.orders(table, side, most) for most in (0, 1, 3)] == [[], [5], [5, 8, 3]]
 
     for order in (4, 1, 6):
         book.remove(order)

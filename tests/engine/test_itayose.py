@@ -281,6 +281,7 @@ def test_only_market_orders_and_no_reference_give_no_price() -> None:
 def test_only_market_orders_trade_at_the_reference_within_the_day_s_limits() -> None:
     assert price_of({}, {}, market_buy=7, market_sell=4, reference=100, upper=90) == Equilibrium(90, 4, 3)
     assert price_of({}, {}, market_buy=4, market_sell=7, reference=100, lower=110) == Equilibrium(110, 4, -3)
+    assert price_of({}, {}, market_buy=4, market_sell=7, reference=100, lower=98, upper=98) == Equilibrium(98, 4, -3)
 
 
 def test_market_sells_left_over_push_the_price_one_tick_below_the_lowest_limit() -> None:
