@@ -258,6 +258,12 @@ class Eligibility(Protection):
             holder = policy.holders.get((participant, account))
             if policy.rules.whitelist and (holder is None or not holder.registered):
                 return f"{_account(participant, account)} is not registered to hold {code}", approval
+        holder = policy.holders.get((seller, sell_account))
+        if holder is not None and self._is_locked_up(holder):
+            left = self._funding.balance(seller, sell_account, code).total
+            if left < holder.lock_up:
+                who = _account(seller, sell_account)
+                return f"{who} would be left with {left} units of {code}, and {holder.lock_up} are locked up", approval
         holder = policy.holders.get((buyer, buy_account))
         who = _account(buyer, buy_account)
         what = _why_not_allowed(policy.rules, holder)

@@ -404,6 +404,13 @@ def test_settlement_is_told_what_stands_in_its_way():
     assert words() == f"alpha would hold 100 units of {CODE}, more than the 99 it may"
     market.must(SetHolder(CODE, "alpha", "", jurisdiction="JP"))
     assert words() == ""
+    left = market.engine.balance("beta", "", CODE).total
+    market.must(SetHolder(CODE, "beta", "", lock_up=left + 1, lock_up_until=TODAY))
+    assert words() == f"beta would be left with {left} units of {CODE}, and {left + 1} are locked up"
+    market.must(SetHolder(CODE, "beta", "", lock_up=left, lock_up_until=TODAY))
+    assert words() == ""
+    market.must(SetHolder(CODE, "beta", "", lock_up=left + 1, lock_up_until=TODAY - 1))
+    assert words() == ""
     market.must(SetTokenStatus(CODE, paused=True))
     assert words() == f"{CODE} is paused"
     market.must(SetTokenStatus(CODE), SetWindow(CODE, WindowKind.DISTRIBUTION, TODAY, THEN))
