@@ -15,7 +15,6 @@ from mypy_extensions import i64, mypyc_attr
 
 from engine.faults import InvariantBroken
 from engine.matching.book import (
-    BOOK_TERMS,
     BUY,
     IN_BOOK,
     LEVEL,
@@ -24,6 +23,7 @@ from engine.matching.book import (
     PREVIOUS,
     PRICE,
     QUANTITY,
+    QUEUE_BITS,
     ROW_OFFSET,
     ROW_SHIFT,
     SELL,
@@ -196,7 +196,7 @@ def freeze(table: OrderTable, book: Book, side: int, instrument: int, reserves: 
             quantity = rows[at + OPEN]
             if rows[at + PREVIOUS] != before:  # also where a queue runs in a circle
                 raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
-            if rows[at + PRICE] != price or rows[at + TERMS] & BOOK_TERMS != belongs:
+            if rows[at + PRICE] != price or rows[at + TERMS] & QUEUE_BITS != belongs:
                 raise InvariantBroken(f"Order {order} queues where it does not belong: {where}")
             if rows[at + LEVEL] & STATE != IN_BOOK or quantity <= 0 or quantity > rows[at + QUANTITY]:
                 raise InvariantBroken(f"Order {order} is queued with {quantity} open, which cannot be: {where}")

@@ -64,10 +64,6 @@ def pack_terms(side: int, order_type: int, validity: int, instrument: int, parti
     )
 
 
-#: What of an order's terms says to which side of which book it belongs.
-BOOK_TERMS: Final = 1 | _TWENTY_FOUR_BITS << _INSTRUMENT_SHIFT
-
-
 # The row of an order, eight integers: a cache line of 64 bytes, found by the order's number.
 PRICE: Final = 0
 OPEN: Final = 1
