@@ -780,9 +780,7 @@ class Engine(Quoting):
             text = f"Expected a new price or quantity, got what {command.client_order_id} has: {quantity} at {price}"
             return Refusal(Reason.NO_CHANGE, text)
         options = self._options.get(order)
-        mode = instrument.rules.self_trade
-        if options is not None and options.self_trade:
-            mode = options.self_trade
+        mode = self._mode(instrument, order)
         if options is not None and quantity > options.display * PEAKS_MAX > 0:
             text = f"Expected at most {PEAKS_MAX} times the {options.display} that it shows, got {quantity}"
             return Refusal(Reason.BAD_QUANTITY, f"{text} - at `$.quantity`")

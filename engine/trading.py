@@ -242,10 +242,8 @@ class Trading:
         table = self._orders
         other = table.side(order) ^ 1
         group = self._first_group(instrument, other, level)
-        quantities = [table.open[maker] for maker in group]
-        total = sum(quantities)
         mine = [i for i in range(len(group)) if self._is_own(instrument, order, group[i], own)]
-        volume = min(table.open[order], total)
+        volume = min(table.open[order], sum([table.open[maker] for maker in group]))
         if mine:
             volume = self._before_own(instrument, other, level, group, mine, volume)
         if volume == 0:
@@ -1373,8 +1371,7 @@ class Trading:
             both = sorted([(table.priority[order], order) for order in (buy, sell)])
             other = both[0][1]
             newest = both[1][1]
-            options = self._options.get(newest, _NO_OPTIONS)
-            mode = options.self_trade or instrument.rules.self_trade
+            mode = self._mode(instrument, newest)
             cut = auction.Cut(plan.result.price, excess, newest, other)
             plan.cuts.append(cut)
             if mode == SelfTrade.DECREMENT:
