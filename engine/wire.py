@@ -13,10 +13,14 @@ from typing import Final, NamedTuple, final
 
 from mypy_extensions import i64
 
+from engine.backend import CHOSEN, COMPILED
 from engine.checks import is_participant
 from engine.commands import AmendOrder, CancelOrder, MassCancel
 from engine.ticket import OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX, OrderType, SelfTrade, Side, TimeInForce
+
+#: Compiled, this reader is the faster one for what is plain; interpreted it is not, and nobody asks it.
+PAYS: Final = CHOSEN == COMPILED
 
 #: A member's command as it may travel to the engine.
 Wish = OrderTicket | CancelOrder | AmendOrder | MassCancel

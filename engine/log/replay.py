@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from engine.backend import CHOSEN, COMPILED
 from engine.commands import Command
 from engine.core import Engine
 from engine.events import Event
@@ -22,6 +21,7 @@ from engine.faults import DigestMismatch
 from engine.log.digest import STATE_VERSION, DigestChain
 from engine.log.log import LOG_NAME, LogReader, Mark
 from engine.log.storage import FileStorage, Storage
+from engine.wire import PAYS
 
 OnEvents = Callable[[int, int, str, Command, list[Event]], None]
 """Called with (sequence, time_ns, participant, command, events) right after each command was applied."""
@@ -92,7 +92,7 @@ def replay(
     last = until if until is not None else 2**63
     complete = False
     # Who listens is told commands; the engine alone takes tickets, which compiled code reads faster.
-    for entry in reader.entries(tickets=on_events is None and CHOSEN == COMPILED):
+    for entry in reader.entries(tickets=on_events is None and PAYS):
         if isinstance(entry, Mark):
             recorded, replayed = entry.events_digest, digest.mark()
             what = "event digest"

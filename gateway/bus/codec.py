@@ -15,10 +15,9 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 import msgspec
 from msgspec import Meta, Raw
 
-from engine.backend import CHOSEN, COMPILED
 from engine.commands import ExchangeCommand, MemberCommand
 from engine.ticket import OrderTicket
-from engine.wire import read_message
+from engine.wire import PAYS, read_message
 from gateway.bus.messages import (
     BATCH_MAX,
     MESSAGE_ID_MAX,
@@ -55,8 +54,6 @@ _CHOICES: Final = {
     for kind in (field.type, *get_args(field.type))
     if isinstance(kind, type) and issubclass(kind, IntEnum)
 }
-#: Compiled, our own reader is the faster one for what is plain; interpreted it is not.
-_READS: Final = CHOSEN == COMPILED
 _FIXMAP: Final = 0x80  #: first byte of an empty map; up to 15 keys add their number to it
 _LONG_MAPS: Final = (b"\xde", b"\xdf")  #: first byte of a map that has its number of keys behind it
 _KEYS_MAX: Final = 16  #: more than any message has
@@ -94,7 +91,7 @@ class Refused(Exception):
 def decode(payload: bytes) -> Request:
     """Raises ``Refused`` and nothing else."""
     _refuse_large(payload)
-    plain = read_message(payload, MESSAGE_ID_MAX, BATCH_MAX) if _READS else None
+    plain = read_message(payload, MESSAGE_ID_MAX, BATCH_MAX) if PAYS else None
     if plain is not None:
         return Request(plain.commands, Raw(payload[plain.start :]), plain.message_id, None, False)
     try:

@@ -97,7 +97,7 @@ def orders(wish: MemberCommand | OrderTicket) -> MemberCommand:
 def decoded(data: bytes) -> Request | None:
     """What msgspec makes of it alone; None: it refuses."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "_READS", False)
+        patch.setattr(codec, "PAYS", False)
         try:
             return codec.decode(data)
         except Refused:
