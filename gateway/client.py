@@ -412,9 +412,10 @@ class Client:
         self._due: list[tuple[float, int, str]] = []
         self._waiting: dict[str, list[str]] = {}  #: order id to the requests that wait for its answer
         self._paused_until = 0.0
-        self._exchange_down = (
-            False  #: by its own last word; then nothing is sent but questions, until it is heard again
-        )
+        self._throttled = False  #: the next message goes alone: nothing follows it until it has its answer
+        self._alone: list[_Pending] = []  #: what that message carried
+        #: by its own last word; then nothing is sent but questions, until it is heard again
+        self._exchange_down = False
 
         self._next = start_at  #: number of the next report to handle; 0: not known yet
         self._market_data_only = market_data_only
@@ -846,13 +847,19 @@ class Client:
                     question.due = now + question.wait
                     question.wait = min(question.wait * 2, RESEND_AFTER_MAX)
                     await link.publish(topic, self._encode(Inbound(message_id=message_id, open_orders=True)))
-            if now >= self._paused_until and not self._exchange_down and (batch := self._take_due(now)):
+            if now >= self._held_until() and not self._exchange_down and (batch := self._take_due(now)):
                 await self._publish(link, topic, batch, now)
                 continue
             await self._sleep_until_due(loop)
 
+    def _held_until(self) -> float:
+        """When commands may go out: not while a throttle lasts, and none behind a message that may meet it again."""
+        self._alone = [pending for pending in self._alone if pending.command_id in self._pending]
+        return max(self._paused_until, min((pending.due for pending in self._alone), default=0.0))
+
     async def _publish(self, link: Link, topic: str, batch: list[_Pending], now: float) -> None:
         message_id = self._message_id()
+        self._alone, self._throttled = (batch if self._throttled else []), False
         for pending in batch:
             if pending.attempts:
                 self.resent += 1
@@ -870,7 +877,7 @@ class Client:
         if self._ask_from:
             times.append(self._ask_due)
         if self._due and not self._exchange_down:
-            times.append(max(self._due[0][0], self._paused_until))
+            times.append(max(self._due[0][0], self._held_until()))
         try:
             async with asyncio.timeout(max(0.0, min(times) - now) if times else None):
                 await self._wake.wait()
@@ -1092,6 +1099,8 @@ class Client:
                 self._pending[waiting].after = ""
                 self._schedule(self._pending[waiting], 0.0)
         self._room.set()
+        if self._alone:
+            self._wake.set()
 
     def _on_open_orders(self, message: OpenOrders) -> None:
         question = self._questions.get(message.message_id)
@@ -1143,6 +1152,7 @@ class Client:
         if error.code == "THROTTLED":
             # Everything waits, not only this message: later commands must not overtake earlier ones.
             self._paused_until = max(self._paused_until, now + max(error.retry_after_ms, 10) / 1000)
+            self._throttled = True
             for pending in batch:
                 self._schedule(pending, 0.0)
         elif error.code == "RETAINED":

@@ -223,15 +223,30 @@ async def test_a_stale_word_that_the_exchange_is_down_does_not_hold_orders_for_e
 
 
 async def test_throttled_commands_wait_and_keep_their_order(exchange: FakeExchange) -> None:
+    """Orders come at every step of the loop, so some come while a message is on its way that is throttled again."""
     async with within(), client_of(exchange, resend_after=3_600.0) as client:
         exchange.throttle = 2
-        orders = []
-        for price in (100, 110, 120, 130):
-            orders.append(await client.buy("KDX-2107", 1, price))
-            await asyncio.sleep(0.005)
+        orders = [await client.buy("KDX-2107", 1, 100)]
+        await until(lambda: exchange.throttle == 1 and exchange.links[0].queue.empty())  # what is sent now may overtake
+        while not exchange.executed:
+            orders.append(await client.buy("KDX-2107", 1, 100))
+            await asyncio.sleep(0)
         await client.drain()
 
     assert exchange.executed == [order.client_order_id for order in orders]
+
+
+async def test_a_message_that_goes_alone_after_a_throttle_and_is_lost_is_sent_again(exchange: FakeExchange) -> None:
+    async with within(), client_of(exchange, resend_after=0.05) as client:
+        exchange.throttle = 1
+        orders = [await client.buy("KDX-2107", 1, 100)]
+        await until(lambda: exchange.throttle == 0)
+        exchange.deaf = 1
+        await until(lambda: exchange.deaf == 0)
+        orders.append(await client.buy("KDX-2107", 1, 100))
+        await client.drain()
+
+    assert sorted(exchange.executed) == sorted(order.client_order_id for order in orders)
 
 
 async def test_a_cancel_waits_for_the_answer_of_its_order(exchange: FakeExchange) -> None:
