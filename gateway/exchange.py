@@ -619,16 +619,14 @@ class Exchange:
 
     def _throttle(self, delivery: Delivery, bound: str, wait_ms: int) -> None:
         self.counters.throttled += 1
-        if not self._may_refuse(delivery):  # asked here already: in a flood the message is not even looked at
-            self.bus.acknowledge((delivery,))
-            return
-        answer = MessageError(
-            "THROTTLED",
-            f"Expected {bound}; nothing of this message was taken",
-            message_id=codec.message_id_of(delivery.payload),
-            retry_after_ms=wait_ms,
-        )
-        self.bus.send(delivery.participant, _encode(answer))
+        if self._may_refuse(delivery):  # asked before the message is looked at, for in a flood that costs too much
+            answer = MessageError(
+                "THROTTLED",
+                f"Expected {bound}; nothing of this message was taken",
+                message_id=codec.message_id_of(delivery.payload),
+                retry_after_ms=wait_ms,
+            )
+            self.bus.send(delivery.participant, _encode(answer))
         self.bus.acknowledge((delivery,))
 
     def _refuse(self, delivery: Delivery, answer: MessageError) -> str:

@@ -189,7 +189,7 @@ def run(work: Callable[[], Coroutine[Any, Any, int]], json: bool, title: str = "
         code = 130
     except MessageRefused as error:
         leave(str(error), 1, as_json=json, title=title)
-    except (ClientError, PositionUnusable, ValueError) as error:
+    except (ClientError, PositionUnusable, ValueError, OSError) as error:
         leave(str(error), 2, as_json=json, title=title)
     raise typer.Exit(code)
 

@@ -23,9 +23,9 @@ from engine.events import Event, OperatorActed, OperatorDeclined, OperatorRefuse
 from engine.types import PHASE_LABELS, Phase
 from gateway.cli.book import time_text
 from gateway.cli.client import DEFAULT_URL, Directory, Json, Password, Timeout, Url, as_dict, broker_of
+from gateway.cli.client import run as run_to_exit
 from gateway.cli.client import sentence as member_sentence
 from gateway.cli.failure import leave
-from gateway.client import ClientError, MessageRefused
 from gateway.operator_client import OperatorClient, Outcome, RequestRefused
 from gateway.operators import at_once
 
@@ -133,19 +133,16 @@ def client_of(
 
 
 def run(work: Callable[[], Coroutine[Any, Any, int]], json: bool) -> None:
-    """Run a command to its exit code; what went wrong is one line with advice, not a trace."""
-    try:
-        code = asyncio.run(work())
-    except KeyboardInterrupt:
-        code = 130
-    except RequestRefused as refused:
-        show(refused.event, json)
-        code = 1
-    except MessageRefused as error:
-        leave(str(error), 1, as_json=json, title="dojima operator")
-    except (ClientError, ValueError, OSError) as error:
-        leave(str(error), 2, as_json=json, title="dojima operator")
-    raise typer.Exit(code)
+    """As a member's command runs; what the exchange refuses an operator is a report of its own."""
+
+    async def told() -> int:
+        try:
+            return await work()
+        except RequestRefused as refused:
+            show(refused.event, json)
+            return 1
+
+    run_to_exit(told, json, title="dojima operator")
 
 
 @app.command()
