@@ -7,9 +7,10 @@ command is done when its events exist in this process and nothing but a lost dis
 * *rate*: messages of 1, 16, 64 and 256 commands, offered as fast as they are taken; ``--window`` commands may be on
   their way at a time, so that group commit has something to group.
 * *latency*: single commands at fixed offered rates, from the moment at which a command **was to be sent** to its
-  events. The schedule does not wait for answers: when the exchange is held up, everything that was due meanwhile has
-  waited too and counts so (no coordinated omission). A rate that is not kept up is said not to be, and its percentiles
-  then measure the backlog.
+  events. A process of its own sends them through a socket, so that keeping the schedule costs the exchange nothing; the
+  way through the socket is in the figure. The schedule does not wait for answers: when the exchange is held up,
+  everything that was due meanwhile has waited too and counts so (no coordinated omission). A rate that is not kept up
+  is said not to be, and its percentiles then measure the backlog.
 
 Not included: reports, market data (``command_path.py``), MQTT (``bus.py``). After every run the log is closed, read
 back and replayed, and market, trades and digest are compared.
@@ -21,6 +22,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -37,13 +40,14 @@ from engine.log.replay import replay
 from gateway.bus import codec
 from gateway.clock import SystemClock
 from gateway.interpreter import short_pauses
-from gateway.sequencer import DiskJournal, Entry, Sequencer
+from gateway.journal import DiskJournal
+from gateway.sequencer import Entry, Sequencer
 
 #: What a shipped exchange has (``gateway.config``): commands in one record, commands between two digest marks.
 BATCH_COMMANDS = 16_384
 MARK_EVERY = 100_000
-#: The pacer sleeps until this long before a command is due, then looks at the clock: timers are exact to 1 ms only.
-SPIN_NS = 1_500_000
+#: How long before the first command of a run for the latency is due its market is made.
+START_NS = 300_000_000
 
 Payload = tuple[str, bytes, int]  #: participant, message, commands in it
 
@@ -60,8 +64,8 @@ class Market:
         self.done_ns: list[int] = []  #: when each command's events existed
         self.in_flight = 0
         self.on_commit: Callable[[], None] = lambda: None
-        self.journal = DiskJournal(self.log)
         clock = SystemClock()
+        self.journal = DiskJournal(self.log, clock)
         stamp = clock.now_ns()
         self.log.append([(stamp, "", encode_commands(list(flow.OPENING)))])
         for number, command in enumerate(flow.OPENING):
@@ -159,39 +163,72 @@ def rate(made: list[Payload], right: flow.Truth, window: int, scratch: Path) -> 
         return right.commands / elapsed * 1e9, market.verify(right)
 
 
+def send(to: socket.socket, made: list[Payload], offered: int, begin: int) -> None:
+    """A process of its own: sends each message when it is due, whatever became of those before."""
+    clock = time.perf_counter_ns
+    sent = count = 0
+    while sent < len(made):
+        due = begin + count * 1_000_000_000 // offered
+        if (ahead := due - clock()) > 0:
+            time.sleep(ahead / 1e9)
+        now = clock()
+        frames: list[bytes] = []
+        while due <= now and sent < len(made):
+            _, payload, size = made[sent]
+            frames += (len(payload).to_bytes(4, "big"), payload)
+            sent += 1
+            count += size
+            due = begin + count * 1_000_000_000 // offered
+        to.sendall(b"".join(frames))
+    to.close()
+
+
+class Intake(asyncio.Protocol):
+    """Messages as they come from the other process, each with its length in front, into the market."""
+
+    def __init__(self, market: Market, made: list[Payload]) -> None:
+        self._market = market
+        self._participants = iter([participant for participant, _, _ in made])
+        self._rest = b""
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        data, start = self._rest + data, 0
+        while len(data) >= (begin := start + 4) and len(data) >= (
+            end := begin + int.from_bytes(data[start:begin], "big")
+        ):
+            self._market.offer(next(self._participants), data[begin:end])
+            start = end
+        self._rest = data[start:]
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
 def latency(
     made: list[Payload], right: flow.Truth, offered: int, scratch: Path
 ) -> tuple[dict[str, float], float, list[str]]:
     """Percentiles in µs from intended sending to events, commands a second done, and what was wrong."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
+        here, there = socket.socketpair()
+        begin = time.perf_counter_ns() + START_NS  # one clock for all processes of a machine
+        sender = multiprocessing.get_context("fork").Process(target=send, args=(there, made, offered, begin))
+        sender.start()
+        there.close()
         market = Market(Path(directory))
-        intended: list[int] = []  # by command, in the order of the flow, which is that of the log
 
         async def feed() -> None:
-            clock = time.perf_counter_ns
-            begin = clock() + SPIN_NS
-            sent = count = 0
-            total = len(made)
-            while sent < total:
-                due = begin + count * 1_000_000_000 // offered
-                now = clock()
-                if due > now:
-                    ahead = due - now - SPIN_NS
-                    await asyncio.sleep(ahead / 1e9 if ahead > 0 else 0)
-                    continue
-                while due <= now and sent < total:
-                    participant, payload, size = made[sent]
-                    market.offer(participant, payload)
-                    intended.extend([due] * size)
-                    sent += 1
-                    count += size
-                    due = begin + count * 1_000_000_000 // offered
-                await asyncio.sleep(0)
+            _, intake = await asyncio.get_running_loop().create_connection(lambda: Intake(market, made), sock=here)
+            await intake.ended
 
         try:
             run_loop(market.run(feed))
         finally:
             market.close()
+            sender.join()
+        intended: list[int] = []  # by command, in the order of the flow, which is that of the log
+        for _, _, size in made:
+            intended += [begin + len(intended) * 1_000_000_000 // offered] * size
         waits = [done - due for done, due in zip(market.done_ns, intended, strict=True)]
         achieved = right.commands / (market.done_ns[-1] - intended[0]) * 1e9
         return figures.percentiles(waits), achieved, market.verify(right)

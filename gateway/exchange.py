@@ -54,13 +54,14 @@ from gateway.clock import Clock, Draw, draw
 from gateway.config import Config, ConfigError
 from gateway.copies import Copies
 from gateway.holidays import business_calendar
+from gateway.journal import DiskJournal
 from gateway.marketdata import MarketDataBook, Message
 from gateway.operators import Desk
 from gateway.orderfeed import OrderFeed
 from gateway.presence import SESSIONS_MAX, Sessions
 from gateway.reports import ReportBook, derive, hello
 from gateway.schedule import Schedule
-from gateway.sequencer import DiskJournal, Entry, Sequencer
+from gateway.sequencer import Entry, Sequencer
 from gateway.settlement.adapter import Instruction
 from gateway.settlement.instructions import owner
 from gateway.throttle import Share, TokenBucket
@@ -263,7 +264,7 @@ class Exchange:
         if self.settlement is not None:
             self.settlement.verify_log(last)
             self.settlement.ask_first(self._may_settle)
-        self._journal = DiskJournal(self._log)
+        self._journal = DiskJournal(self._log, self.clock)
         self._sequencer = Sequencer(
             self.engine,
             self._journal,

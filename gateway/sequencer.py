@@ -1,7 +1,8 @@
 """From what arrived to what is true: number, stamp, log, sync, apply, and only then publish and acknowledge.
 
 While one batch syncs, the next gathers, so group commit comes by itself: an idle market commits single orders at once,
-a busy one puts hundreds behind one fdatasync. Applying a batch overlaps with the sync of the next.
+a busy one puts hundreds behind one fdatasync. Applying a large batch overlaps with the sync of the next; a few commands
+are applied first, so that they do not wait for it.
 
 Order is the order of arrival. A stamp is max(clock, last stamp + 1): clocks step back, the log does not. Nothing here
 decides anything about a trade, and nothing here reads a clock but through the port.
@@ -10,32 +11,30 @@ decides anything about a trade, and nothing here reads a clock but through the p
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from queue import SimpleQueue
-from typing import Final, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from engine.commands import Command, ExchangeCommand, SetPhase
 from engine.core import Engine
 from engine.events import Event
-from engine.log import Log, encode_commands
+from engine.log import encode_commands
 from engine.log.digest import DigestChain
 from engine.ticket import OrderTicket
 from engine.types import Phase
 from gateway.bus.port import Delivery
 from gateway.clock import Clock
+from gateway.journal import Group, Journal
 
+#: So many commands are applied in less time than it takes to hand over what is to be written next.
+FEW: Final = 32
 #: Most bytes of commands in one record of the log.
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
 Fold = Callable[[int, int, str, list[Event]], None]
 """Called with (sequence, time_ns, participant, events) right after each command was applied."""
-
-Group = tuple[int, str, bytes | msgspec.Raw]
-DigestMark = tuple[int, bytes, bytes]
 
 
 class Entry:
@@ -59,68 +58,6 @@ class Entry:
         self.delivery = delivery
         self.done = done
         self.first_ns = 0  #: stamp of the first command
-
-
-class Journal(Protocol):
-    """Makes batches durable: the order log on a disk, or whatever stands in for it."""
-
-    def append(self, mark: DigestMark | None, groups: Sequence[Group]) -> Awaitable[None]:
-        """Begin to write the mark (about what was written before), then the groups. Done when all of it is durable.
-
-        An exception is fatal: nothing more may be acknowledged.
-        """
-
-    def close(self) -> None:
-        """End what works for it; the log itself belongs to whoever opened it."""
-
-
-class DiskJournal:
-    """The order log, written by a thread of its own so that a sync holds up nobody.
-
-    Not an executor: two locks, a future of its own and a work item per batch cost more than a small batch itself.
-    """
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._jobs: SimpleQueue[tuple[DigestMark | None, Sequence[Group], asyncio.Future[None]] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    def append(self, mark: DigestMark | None, groups: Sequence[Group]) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._jobs.put((mark, groups, done))
-        if self._thread is None:
-            # A daemon: who never calls ``close`` has given up what is not durable, and must not be kept from ending.
-            self._thread = threading.Thread(target=self._work, name="log", daemon=True)
-            self._thread.start()
-        return done
-
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            mark, groups, done = job
-            error: BaseException | None = None
-            try:
-                if mark is not None:
-                    self._log.write_mark(*mark)
-                if groups:
-                    self._log.write(groups)
-                self._log.sync()
-            except BaseException as fault:
-                error = fault  # raised where it is awaited, and ends the exchange there
-            done.get_loop().call_soon_threadsafe(_settle, done, error)
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-
-
-def _settle(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.cancelled():
-        return  # nobody waits any more
-    if error is None:
-        done.set_result(None)
-    else:
-        done.set_exception(error)
 
 
 class Sequencer:
@@ -188,17 +125,21 @@ class Sequencer:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            mark = None
-            if durable and self._mark_due(durable):
-                # A mark speaks about everything written before it, so here the next batch has to wait.
-                self._apply(durable)
-                durable = []
+            mark, mark_due = None, False
+            if durable:
+                mark_due = self._mark_due(durable)
+                if mark_due or sum(len(entry.commands) for entry in durable) <= FEW:
+                    self._apply(durable)
+                    durable = []
+            if mark_due:
+                # It speaks about everything written before it, so the batch before it was applied first.
                 mark = (self._engine.sequence, self._digest.mark(), self._engine.mark_digest())
                 self._unmarked = 0
             batch, groups = self._take()
             if not batch and mark is None:
-                self._apply(durable)
-                durable = []
+                if durable:
+                    self._apply(durable)
+                    durable = []
                 continue
             written = asyncio.ensure_future(self._journal.append(mark, groups))
             try:

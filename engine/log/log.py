@@ -507,6 +507,21 @@ class Log:
         Raises ValueError, writing nothing, for an empty batch or group and for a stamp that does not increase;
         LogFailed if the disk refuses.
         """
+        count, time_ns, payload = self._checked(groups)
+        ticket = self._append(COMMANDS, count, payload)
+        self.time_ns = time_ns
+        return ticket
+
+    def append(self, groups: Iterable[tuple[int, str, bytes | msgspec.Raw]]) -> Ticket:
+        """``write`` and ``sync`` in one: on return the batch is durable, as is what was written before. Blocks."""
+        count, time_ns, payload = self._checked(groups)
+        with self._syncing:
+            ticket = self._append(COMMANDS, count, payload, durable=True)
+        self.time_ns = time_ns
+        return ticket
+
+    def _checked(self, groups: Iterable[tuple[int, str, bytes | msgspec.Raw]]) -> tuple[int, int, bytes]:
+        """Number of commands, stamp of the last one and payload of a batch."""
         parts: list[bytes | msgspec.Raw] = [b""]
         time_ns = self.time_ns
         count = groups_count = 0
@@ -524,9 +539,7 @@ class Log:
         if not count:
             raise ValueError("Expected at least one group in a batch, got none")
         parts[0] = b"\xdd" + groups_count.to_bytes(4, "big")
-        ticket = self._append(COMMANDS, count, b"".join(parts))
-        self.time_ns = time_ns
-        return ticket
+        return count, time_ns, b"".join(parts)
 
     def write_mark(self, sequence: int, events_digest: bytes, state_digest: bytes) -> Ticket:
         """Append a digest mark: what the events so far and the state came to after ``sequence``, the last one written.
@@ -537,17 +550,17 @@ class Log:
             raise ValueError(f"Expected a mark for the last sequence written, {self.sequence}, got {sequence}")
         return self._append(MARK, 0, _encode((sequence, events_digest, state_digest, STATE_VERSION)))
 
-    def _append(self, kind: int, commands: int, payload: bytes) -> Ticket:
-        """Write one record."""
+    def _append(self, kind: int, commands: int, payload: bytes, *, durable: bool = False) -> Ticket:
+        """Write one record; ``durable``: and sync, in one call of the system where nothing else is to be synced."""
         if self._failed is not None:
             raise LogFailed(f"The log takes nothing more: {self._failed}") from self._failed
         if len(payload) > RECORD_MAX:
             raise ValueError(f"Expected a batch of at most {RECORD_MAX} bytes, got {len(payload)}")
         offset, sequence, chain = self._written
         first = sequence + 1
-        durable = self._durable[0]
+        synced = self._durable[0]
         # Packed without them: checksum and chain stand in front of what they cover.
-        head = _RECORD.pack(b"", 0, b"", len(payload), kind, b"", self.epoch, commands, first, durable)[_CHAINED_FROM:]
+        head = _RECORD.pack(b"", 0, b"", len(payload), kind, b"", self.epoch, commands, first, synced)[_CHAINED_FROM:]
         link = blake2b(chain, digest_size=16)
         link.update(head)
         link.update(payload)
@@ -555,16 +568,22 @@ class Log:
         checksum = zlib.crc32(payload, zlib.crc32(head, zlib.crc32(chain)))
         data = b"".join((_RECORD_MAGIC, checksum.to_bytes(4, "little"), chain, head, payload))
         end = offset + len(data)
+        alone = synced == offset and end <= self._allocated
         try:
             if end > self._allocated:
                 allocated = end + self._ahead
                 self._file.write(self._allocated, bytes(allocated - self._allocated))
                 self._allocated = allocated
-            self._file.write(offset, data)
+            if durable and alone:
+                self._file.write_durable(offset, data)
+            else:
+                self._file.write(offset, data)
         except OSError as error:
             self._failed = error
             raise LogFailed(f"Writing {len(data)} bytes at offset {offset} of the log failed: {error}") from error
         self._written = (end, sequence + commands, chain)
+        if durable:
+            self._settle(done=alone)
         return Ticket(first, sequence + commands, end)
 
     def sync(self) -> int:
@@ -573,23 +592,22 @@ class Log:
         Raises LogFailed if the disk refuses; the process must then stop.
         """
         with self._syncing:
-            if self._failed is not None:
-                raise LogFailed(f"The log takes nothing more: {self._failed}") from self._failed
-            written = self._written
-            try:
-                self._file.sync()
-                self._durable = written
-                self._write_mark_file()
-            except OSError as error:
-                self._failed = error
-                raise LogFailed(f"Syncing the log at offset {written[0]} failed: {error}") from error
-            return written[1]
+            return self._settle()
 
-    def append(self, groups: Iterable[tuple[int, str, bytes | msgspec.Raw]]) -> Ticket:
-        """``write`` and ``sync`` in one: on return the batch is durable. Blocks."""
-        ticket = self.write(groups)
-        self.sync()
-        return ticket
+    def _settle(self, *, done: bool = False) -> int:
+        """Sync, unless that is ``done``, and note it in the mark file; returns the last durable sequence."""
+        if self._failed is not None:
+            raise LogFailed(f"The log takes nothing more: {self._failed}") from self._failed
+        written = self._written
+        try:
+            if not done:
+                self._file.sync()
+            self._durable = written
+            self._write_mark_file()
+        except OSError as error:
+            self._failed = error
+            raise LogFailed(f"Syncing the log at offset {written[0]} failed: {error}") from error
+        return written[1]
 
     def _write_mark_file(self) -> None:
         self._mark.write(0, _pack_mark(*self._durable))

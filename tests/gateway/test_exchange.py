@@ -21,6 +21,7 @@ from engine.log.replay import replay
 from engine.log.storage import StoredFile
 from engine.matching import continuous
 from engine.types import Phase, Reason, Side
+from gateway import journal
 from gateway.bus.codec import Refused, decode
 from gateway.bus.messages import BATCH_MAX, PAYLOAD_MAX, Fill, Hello, Inbound, OpenOrders, Reports
 from tests.gateway.market import buy, market, sell
@@ -85,7 +86,7 @@ class GatedStorage(MemoryStorage):
     def open(self, name: str) -> StoredFile:
         file = super().open(name)
         if name == LOG_NAME:
-            sync = file.sync
+            sync, write_durable = file.sync, file.write_durable
 
             def gated() -> None:
                 self.waiting.set()
@@ -94,10 +95,21 @@ class GatedStorage(MemoryStorage):
                     raise OSError(5, "Input/output error")
                 sync()
 
-            file.sync = gated  # type: ignore[method-assign]
+            def gated_write(offset: int, data: bytes) -> None:
+                gated()
+                write_durable(offset, data)
+
+            file.sync, file.write_durable = gated, gated_write  # type: ignore[method-assign]
         return file
 
 
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that took too long, whatever it took: the log's thread writes, and the loop goes on."""
+    monkeypatch.setattr(journal, "QUICK_NS", -1)
+
+
+@pytest.mark.usefixtures("slow_disk")
 async def test_nothing_is_said_and_nothing_acknowledged_before_the_sync_returns():
     storage = GatedStorage()
     async with market(storage) as m:
@@ -114,6 +126,7 @@ async def test_nothing_is_said_and_nothing_acknowledged_before_the_sync_returns(
         assert not m.bus.unacknowledged
 
 
+@pytest.mark.usefixtures("slow_disk")
 async def test_while_one_batch_syncs_the_next_gathers_and_goes_to_disk_in_one_record():
     storage = GatedStorage()
     async with market(storage) as m:
@@ -130,7 +143,10 @@ async def test_while_one_batch_syncs_the_next_gathers_and_goes_to_disk_in_one_re
     assert [record.commands for record in records if record.first > before] == [1, 100]
 
 
-async def test_a_failed_sync_stops_the_exchange_without_an_answer():
+@pytest.mark.parametrize("quick", [True, False])
+async def test_a_failed_sync_stops_the_exchange_without_an_answer(quick: bool, request: pytest.FixtureRequest):
+    if not quick:
+        request.getfixturevalue("slow_disk")
     storage = GatedStorage()
     fault = None
     try:

@@ -30,6 +30,11 @@ class FaultyFile:
         _apply(self._now(), offset, data)
         self._disk.pending[self._name].append((offset, bytes(data)))
 
+    def write_durable(self, offset: int, data: bytes) -> None:
+        assert not self._disk.pending[self._name], "what was written before would not become durable with it"
+        self.write(offset, data)  # a sync that fails leaves it where a crash decides
+        self.sync()
+
     def sync(self) -> None:
         self._disk.step("sync", self._name)
         self._disk.durable[self._name] = bytearray(self._now())

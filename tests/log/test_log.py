@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import subprocess
@@ -588,6 +589,32 @@ def test_a_failed_sync_or_write_is_final(what: str) -> None:
     assert contents(disk.crash(lambda _: False)) == THREE_BATCHES
 
 
+@pytest.mark.parametrize("system", ["as it is", "writes half", "does not know how"])
+def test_a_batch_that_is_written_and_synced_in_one_call_is_there_whatever_the_system_can(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    pwritev = getattr(os, "pwritev", None)
+
+    def write(fd: int, buffers: list[bytes], offset: int, flags: int) -> int:
+        asked.append(flags)
+        if system == "does not know how":
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        (data,) = buffers
+        assert pwritev is not None
+        return pwritev(fd, [data[: len(data) // 2] if system == "writes half" else data], offset, flags)
+
+    monkeypatch.setattr(os, "pwritev", write, raising=False)
+    with Log.open(FileStorage(tmp_path), HEADER) as log:
+        for i in range(1, 5):
+            ticket = log.append([(100 * i, "alpha", raw(order(f"a-{i}")))])
+            assert (log.durable_sequence, log.durable_offset) == (i, ticket.end)
+    if sys.platform == "linux":  # the first batch zeroes space ahead, so it takes two calls
+        assert asked == [os.RWF_DSYNC] * (1 if system == "does not know how" else 3)
+
+    assert [sequence for sequence, *_ in contents(FileStorage(tmp_path))] == [1, 2, 3, 4]
+
+
 def test_a_failed_write_of_the_durable_mark_is_final_too() -> None:
     disk = FaultyDisk()
     log = Log.open(disk, HEADER)
@@ -615,9 +642,11 @@ def test_whatever_a_power_cut_leaves_of_what_was_not_synced_the_rest_is_there(da
             for write in range(data.draw(st.integers(1, 3), label="writes in one sync")):
                 commands = [order(f"o-{life}-{step}-{write}-{i}") for i in range(data.draw(st.integers(1, 30)))]
                 time_ns = max(time_ns, log.time_ns) + data.draw(st.integers(1, 5))
-                ticket = log.write([(time_ns, "alpha", raw(*commands))])
+                at_once = data.draw(st.booleans(), label="durable at once")
+                ticket = (log.append if at_once else log.write)([(time_ns, "alpha", raw(*commands))])
                 assert ticket.first == len(written) + 1
                 written += [(ticket.first + i, time_ns + i, "alpha", command) for i, command in enumerate(commands)]
+                durable = list(written) if at_once else durable
                 if data.draw(st.booleans(), label="mark"):
                     log.write_mark(log.sequence, b"e" * 32, b"s" * 32)
             if data.draw(st.booleans(), label="sync"):

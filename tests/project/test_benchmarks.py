@@ -24,7 +24,7 @@ import pytest
 
 from benchmarks import bus, command_path, durable, figures, flow, large, machine, mqtt_load, report, rules
 from engine import CancelOrder, Engine, ListInstrument, NewOrder, Phase, SetPhase, Traded
-from gateway.sequencer import DiskJournal
+from gateway.journal import DiskJournal
 from tests.require import require
 
 CIRCUMSTANCES = {"cpu", "cores", "system", "python", "packages", "backend", "commit"}
