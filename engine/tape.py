@@ -11,7 +11,7 @@ from bisect import bisect_right
 from hashlib import blake2b
 from typing import Final, final
 
-from librt.vecs import append, vec
+from librt.vecs import extend, vec
 from mypy_extensions import i64
 
 from engine.identities import encode
@@ -20,6 +20,8 @@ _WIDTH: Final = 4
 #: Trades in a block. Part of the digest's definition.
 BLOCK: Final = 4096
 _BLOCK_INTEGERS: Final = BLOCK * _WIDTH
+#: Integers that memory is taken for when a block begins; it doubles until the block is full.
+_FIRST: Final = 16 * _WIDTH
 
 
 @final
@@ -27,7 +29,8 @@ class Tape:
     """The trades by number, dense from 1."""
 
     def __init__(self) -> None:
-        self._last = vec[i64]()  #: rows of the last block
+        self._last = vec[i64]([0] * _FIRST)  #: rows of the last block
+        self._end: i64 = 0  #: how many integers of it are in use
         self._full: Final[list[vec[i64]]] = []
         self._dates: Final[list[int]] = []  #: trading days, YYYYMMDD
         self._firsts: Final[list[int]] = []  #: number of the first trade that could be of that day
@@ -41,14 +44,21 @@ class Tape:
     def append(self, buy: i64, sell: i64, price: i64, quantity: i64) -> None:
         """The next trade, between two orders by their numbers."""
         rows = self._last
-        if len(rows) == _BLOCK_INTEGERS:
-            self._hash.update(rows)
-            self._full.append(rows)
-            rows = vec[i64]()
-        rows = append(rows, buy)
-        rows = append(rows, sell)
-        rows = append(rows, price)
-        self._last = append(rows, quantity)
+        at = self._end
+        if at == len(rows):
+            if at == _BLOCK_INTEGERS:
+                self._hash.update(rows)
+                self._full.append(rows)
+                rows = vec[i64]([0] * _FIRST)
+                at = 0
+            else:
+                rows = extend(rows, rows)
+            self._last = rows
+        rows[at] = buy
+        rows[at + 1] = sell
+        rows[at + 2] = price
+        rows[at + 3] = quantity
+        self._end = at + _WIDTH
 
     def trade(self, number: int) -> tuple[int, int, int, int]:
         """Buy order, sell order, price, quantity of a trade that was made."""
@@ -64,11 +74,11 @@ class Tape:
 
     def count(self) -> int:
         """How many there are."""
-        return len(self._full) * BLOCK + len(self._last) // _WIDTH
+        return len(self._full) * BLOCK + self._end // _WIDTH
 
     def digest(self) -> bytes:
         """Over all of it. Costs a look at the last block."""
         digest = self._hash.copy()
-        digest.update(self._last)
+        digest.update(self._last[: self._end])
         digest.update(encode([self._dates, self._firsts]))
         return digest.digest()
