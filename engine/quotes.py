@@ -78,7 +78,7 @@ class FrozenClaims(Claims):
     def best(self, side: int) -> int:
         frozen = self._plan.bids if side == BUY else self._plan.asks
         for place in range(1, len(frozen.prices)):
-            if frozen.queues[place]:
+            if len(frozen.queues[place]):
                 return frozen.prices[place]
         return 0
 

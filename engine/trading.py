@@ -22,8 +22,9 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final, final
 
+from librt.vecs import append, vec
 from mypy_extensions import i64
 
 from engine.events import (
@@ -42,9 +43,10 @@ from engine.events import (
     VolatilityInterrupted,
 )
 from engine.faults import InvariantBroken
-from engine.identities import Identities
+from engine.identities import Identities, Member
 from engine.market import ASIDE, Instrument, Options
 from engine.matching import auction, continuous
+from engine.matching.auction import PAIR
 from engine.matching.book import (
     ALL,
     BUY,
@@ -73,6 +75,54 @@ _Sides: Final = SIDES
 _IMMEDIATE: Final[i64] = IMMEDIATE
 _PRICE_BITS: Final = 49  # PRICE_MAX is 2**48
 SECOND_NS: Final = 1_000_000_000
+#: Integers of the matches of an auction that are looked up together: what that fetches fits the fast part of a cache.
+_AT_ONCE: Final = 256 * PAIR
+
+
+@final
+class Party:
+    """Who stands on one side of the matches of an auction, as prints tell of it, one match after the other.
+
+    All of them are looked up before the first is printed (``Column.of``). An order that goes on in the next match is
+    told of by the same objects: where a quarter of a million trades are printed, to make one of each number, and to
+    find the memory, would be much of the work.
+    """
+
+    def __init__(self, table: OrderTable, members: list[Member], matches: vec[i64], side: i64) -> None:
+        orders = vec[i64]()
+        last: i64 = 0
+        for at in range(0, len(matches), PAIR):
+            if matches[at + side] != last:
+                last = matches[at + side]
+                orders = append(orders, last)
+        self._limits: Final = table.price.of(orders)
+        self._terms: Final = table.terms.of(orders)
+        self._client_order_ids: Final = table.client_order_id.of(orders)
+        self._accounts: Final = table.account.of(orders)
+        self._members: Final = members
+        self._next: i64 = 0  #: place of the next order
+        self._order: i64 = 0
+        self._limit: i64 = 0
+        self.order: Any = 0  #: a number as an object; so is the limit
+        self.limit: Any = 0
+        self.name: str = ""
+        self.client_order_id: str = ""
+        self.account: str = ""
+
+    def turn_to(self, order: i64) -> None:
+        """Tell of the next match, in which it is ``order``."""
+        if order == self._order:
+            return
+        place = self._next
+        self._next = place + 1
+        self._order = order
+        self.order = order
+        if self._limits[place] != self._limit:
+            self._limit = self._limits[place]
+            self.limit = self._limit
+        self.name = self._members[self._terms[place] >> PARTICIPANT_SHIFT].name
+        self.client_order_id = self._client_order_ids[place]
+        self.account = self._accounts[place]
 
 
 class Trading:
@@ -1188,32 +1238,27 @@ class Trading:
             events.append(self._activated(instrument, order, quantity))
         events.append(
             AuctionUncrossed(
-                instrument.code, instrument.phase, result.price, result.volume, result.surplus, len(plan.matches)
+                instrument.code,
+                instrument.phase,
+                result.price,
+                result.volume,
+                result.surplus,
+                len(plan.matches) // PAIR,
             )
         )
-        traded: dict[int, int] = {}
-        opens = table.open
-        for match in plan.matches:
-            buy = match.buy
-            sell = match.sell
-            quantity = match.quantity
-            if instrument.imbalance:
-                self._fill(instrument, buy, quantity)
-                self._fill(instrument, sell, quantity)
-            else:
-                book.fill(buy, quantity)
-                book.fill(sell, quantity)
-            self._print(instrument, buy, opens[buy], sell, opens[sell], result.price, quantity, -1, events)
-            if icebergs:
-                traded[buy] = traded.get(buy, 0) + quantity
-                traded[sell] = traded.get(sell, 0) + quantity
+        for start in range(0, len(plan.matches), _AT_ONCE):
+            self._print_auction(instrument, plan.matches[start : start + _AT_ONCE], result.price, events)
         if result.price:
             instrument.reference = result.price
             instrument.last_price = result.price
             instrument.last_quantity = result.volume
-        for order in icebergs:
-            if table.is_open(order):
-                self._rest_after_auction(instrument, order, traded.get(order, 0), events)
+        if icebergs:
+            bought = auction.Totals(plan.matches, BUY)
+            sold = auction.Totals(plan.matches, SELL)
+            for order in icebergs:
+                if table.is_open(order):
+                    traded = (bought if table.side(order) == BUY else sold).of(order)
+                    self._rest_after_auction(instrument, order, traded, events)
         for order in sorted([*book.queue(table, BUY, 0), *book.queue(table, SELL, 0)]):
             if result.price and table.order_type(order) == OrderType.MARKET_TO_LIMIT:
                 book.remove(order)
@@ -1227,6 +1272,55 @@ class Trading:
             turns.end(self.sequence)
             for side, price, period, members in plan.turns:
                 turns.keep(side, price, period, members)
+
+    def _print_auction(self, instrument: Instrument, matches: vec[i64], price: int, events: list[Event]) -> None:
+        """Fill and print some matches of an auction: ``_print`` for many, whose orders are looked up together."""
+        table = self._orders
+        book = instrument.book
+        buyer = Party(table, self._identities.members, matches, BUY)
+        seller = Party(table, self._identities.members, matches, SELL)
+        opens = table.open
+        # Typed so that an object is made of each number once.
+        paid: Any = price
+        date: Any = self.date
+        settles: Any = instrument.settlement_date
+        for at in range(0, len(matches), PAIR):
+            buy = matches[at]
+            sell = matches[at + 1]
+            quantity = matches[at + 2]
+            if instrument.imbalance:
+                self._fill(instrument, buy, quantity)
+                self._fill(instrument, sell, quantity)
+            else:
+                book.fill(buy, quantity)
+                book.fill(sell, quantity)
+            buyer.turn_to(buy)
+            seller.turn_to(sell)
+            self.trades += 1
+            self._tape.append(buy, sell, price, quantity)
+            events.append(
+                _Traded(
+                    self.trades,
+                    instrument.code,
+                    paid,
+                    quantity,
+                    buyer.name,
+                    buyer.client_order_id,
+                    buyer.order,
+                    opens[buy],
+                    buyer.account,
+                    seller.name,
+                    seller.client_order_id,
+                    seller.order,
+                    opens[sell],
+                    seller.account,
+                    -1,
+                    date,
+                    settles,
+                    buyer.limit,
+                    seller.limit,
+                )
+            )
 
     def _fill(self, instrument: Instrument, order: int, quantity: int) -> None:
         """Take what trades off an order in the book, or off one for the imbalance, which never was in it."""

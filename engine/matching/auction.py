@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from typing import Final, final
 
-from mypy_extensions import i64, mypyc_attr
+from librt.vecs import append, extend, pop, vec
+from mypy_extensions import i64
 
 from engine.faults import InvariantBroken
 from engine.matching.book import (
@@ -32,20 +33,16 @@ from engine.matching.book import (
     Book,
     OrderTable,
     pack_terms,
+    spread,
+    zeros,
 )
 from engine.matching.itayose import SIMULTANEOUS_RR, Equilibrium, allocate, equilibrium, pair
 from engine.tables import TickTable
 
-
-@final
-@mypyc_attr(acyclic=True)  # nothing for the collector, which would go through hundreds of thousands of them
-class Match:
-    """One pair of an auction."""
-
-    def __init__(self, buy: int, sell: int, quantity: int) -> None:
-        self.buy: Final = buy
-        self.sell: Final = sell
-        self.quantity: Final = quantity
+#: Integers of a pair: buy, sell, quantity.
+PAIR: Final = 3
+#: Queues that are followed side by side.
+_LANES: Final = 12
 
 
 def price(
@@ -100,26 +97,25 @@ class Frozen:
 
     def __init__(self) -> None:
         self.prices: Final[list[int]] = []
-        self.queues: Final[list[list[int]]] = []
-        self.amounts: Final[list[list[int]]] = []
+        self.queues: Final[list[vec[i64]]] = []
+        self.amounts: Final[list[vec[i64]]] = []
 
     def amount(self, price: int, order: int) -> int:
         """What of ``order``, which stands at ``price``, takes part; 0: nothing."""
         place = self.prices.index(price)
-        queue = self.queues[place]
+        queue = list(self.queues[place])
         return self.amounts[place][queue.index(order)] if order in queue else 0
 
     def take_off(self, price: int, order: int, quantity: int) -> None:
         """Let ``quantity`` of an order not take part."""
         place = self.prices.index(price)
-        queue = self.queues[place]
-        i = queue.index(order)
+        i = list(self.queues[place]).index(order)
         left = self.amounts[place][i] - quantity
         if left > 0:
             self.amounts[place][i] = left
         else:
-            del queue[i]
-            del self.amounts[place][i]
+            self.queues[place], _ = pop(self.queues[place], i)
+            self.amounts[place], _ = pop(self.amounts[place], i)
 
     def join(self, side: int, price: int, order: int, amount: int) -> None:
         """Let ``order`` take part, last at ``price``."""
@@ -131,10 +127,10 @@ class Frozen:
             place += 1
         if place == len(self.prices) or self.prices[place] != price:
             self.prices.insert(place, price)
-            self.queues.insert(place, [])
-            self.amounts.insert(place, [])
-        self.queues[place].append(order)
-        self.amounts[place].append(amount)
+            self.queues.insert(place, vec[i64]())
+            self.amounts.insert(place, vec[i64]())
+        self.queues[place] = append(self.queues[place], order)
+        self.amounts[place] = append(self.amounts[place], amount)
 
     def let_in(self, side: int, price: int, orders: list[int], amounts: list[int]) -> None:
         """Let ``orders`` take part with ``amounts``, behind all who can trade at ``price``."""
@@ -144,26 +140,33 @@ class Frozen:
         ):
             place += 1
         self.prices.insert(place, price)
-        self.queues.insert(place, orders)
-        self.amounts.insert(place, amounts)
+        self.queues.insert(place, vec[i64](orders))
+        self.amounts.insert(place, vec[i64](amounts))
+
+    def whole(self, place: int) -> int:
+        """All that takes part of the orders of one price, by its place among ``prices``."""
+        total: i64 = 0
+        for amount in self.amounts[place]:
+            total += amount
+        return total
 
     def reaching(self, side: int, price: int) -> int:
         """All that could trade at ``price`` (0: only what has no limit)."""
-        total = sum(self.amounts[0])
+        total = self.whole(0)
         for place in range(1, len(self.prices)):
             level = self.prices[place]
             if price == 0 or (level < price if side == BUY else level > price):
                 break
-            total += sum(self.amounts[place])
+            total += self.whole(place)
         return total
 
     def totals(self, prices: list[int], quantities: list[int]) -> int:
         """Append every price with what takes part there, best first; returns what has no limit."""
         for i in range(1, len(self.prices)):
-            if self.queues[i]:
+            if len(self.queues[i]):
                 prices.append(self.prices[i])
-                quantities.append(sum(self.amounts[i]))
-        return sum(self.amounts[0])
+                quantities.append(self.whole(i))
+        return self.whole(0)
 
 
 def freeze(table: OrderTable, book: Book, side: int, instrument: int, reserves: dict[int, int]) -> Frozen:
@@ -178,42 +181,75 @@ def freeze(table: OrderTable, book: Book, side: int, instrument: int, reserves: 
     count: i64 = table.count
     rows = table.rows
     belongs: i64 = pack_terms(side, 0, 0, instrument, 0)
-    for place in range(len(prices)):
-        price: i64 = prices[place]
-        where = f"side {side}, price {price}"
-        better = prices[place - 1] if place > 1 else 0
-        if price < 0 or (better and (price >= better if side == BUY else price <= better)):
-            raise InvariantBroken(f"A level does not stand behind a better one: {where}")
-        queue: list[int] = []
-        amounts: list[int] = []
-        shown: i64 = 0
-        before: i64 = 0
-        order: i64 = book.head(side, price)
-        while order:
-            if order < 0 or order > count:
-                raise InvariantBroken(f"A queue leads to order {order}, and there are {count}: {where}")
-            at = (order << ROW_SHIFT) + ROW_OFFSET
-            quantity = rows[at + OPEN]
-            if rows[at + PREVIOUS] != before:  # also where a queue runs in a circle
-                raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
-            if rows[at + PRICE] != price or rows[at + TERMS] & QUEUE_BITS != belongs:
-                raise InvariantBroken(f"Order {order} queues where it does not belong: {where}")
-            if rows[at + LEVEL] & STATE != IN_BOOK or quantity <= 0 or quantity > rows[at + QUANTITY]:
-                raise InvariantBroken(f"Order {order} is queued with {quantity} open, which cannot be: {where}")
-            shown += quantity
-            queue.append(order)
-            amounts.append(quantity)
-            before = order
-            order = rows[at + NEXT]
-        if shown != quantities[place]:
-            raise InvariantBroken(f"The queue holds {shown}, its level says {quantities[place]}: {where}")
-        if reserves:
-            for i in range(len(queue)):
-                amounts[i] += reserves.get(queue[i], 0)
-        frozen.prices.append(price)
-        frozen.queues.append(queue)
-        frozen.amounts.append(amounts)
+    for first in range(0, len(prices), _LANES):
+        heads = vec[i64]([book.head(side, level) for level in prices[first : first + _LANES]])
+        width: i64 = len(heads)
+        beside = _side_by_side(rows, count, heads)
+        for lane in range(width):
+            place = first + lane
+            price: i64 = prices[place]
+            where = f"side {side}, price {price}"
+            better = prices[place - 1] if place > 1 else 0
+            if price < 0 or (better and (price >= better if side == BUY else price <= better)):
+                raise InvariantBroken(f"A level does not stand behind a better one: {where}")
+            queue = vec[i64]()
+            amounts = vec[i64]()
+            shown: i64 = 0
+            before: i64 = 0
+            step: i64 = lane
+            order: i64 = beside[step]
+            while order:
+                if order < 0 or order > count:
+                    raise InvariantBroken(f"A queue leads to order {order}, and there are {count}: {where}")
+                at = (order << ROW_SHIFT) + ROW_OFFSET
+                quantity = rows[at + OPEN]
+                if rows[at + PREVIOUS] != before:  # also where a queue runs in a circle
+                    raise InvariantBroken(f"Order {order} does not name {before} as the one before it: {where}")
+                if rows[at + PRICE] != price or rows[at + TERMS] & QUEUE_BITS != belongs:
+                    raise InvariantBroken(f"Order {order} queues where it does not belong: {where}")
+                if rows[at + LEVEL] & STATE != IN_BOOK or quantity <= 0 or quantity > rows[at + QUANTITY]:
+                    raise InvariantBroken(f"Order {order} is queued with {quantity} open, which cannot be: {where}")
+                shown += quantity
+                queue = append(queue, order)
+                amounts = append(amounts, quantity)
+                before = order
+                step += width
+                order = beside[step]
+            if shown != quantities[place]:
+                raise InvariantBroken(f"The queue holds {shown}, its level says {quantities[place]}: {where}")
+            if reserves:
+                for i in range(len(queue)):
+                    amounts[i] += reserves.get(queue[i], 0)
+            frozen.prices.append(price)
+            frozen.queues.append(queue)
+            frozen.amounts.append(amounts)
     return frozen
+
+
+def _side_by_side(rows: vec[i64], count: i64, heads: vec[i64]) -> vec[i64]:
+    """Queues that begin with ``heads``: the first order of each, then the second of each, and so on; 0 behind the last.
+
+    Who is next stands in an order's row, so a queue that is followed alone waits for memory at each of its orders, and
+    that was most of what it took to freeze a book. Side by side, memory fetches a row for each queue at once. Nothing
+    is asked here about the orders, but that a queue is not followed beyond one that does not name the one before it.
+    """
+    width: i64 = len(heads)
+    nobody = vec[i64]([0] * int(width))
+    found = extend(nobody, heads)  # before the first is nobody
+    at = width
+    while True:
+        found = extend(found, nobody)
+        more: i64 = 0
+        for _ in range(width):
+            order = found[at]
+            if order > 0 and order <= count:
+                row = (order << ROW_SHIFT) + ROW_OFFSET
+                if rows[row + PREVIOUS] == found[at - width]:
+                    found[at + width] = rows[row + NEXT]
+                    more |= rows[row + NEXT]
+            at += 1
+        if more == 0:
+            return found[width:]
 
 
 def price_frozen(
@@ -302,8 +338,8 @@ def fills(
     for place in range(alike, len(frozen.prices)):
         if reached >= volume:
             break
-        group = frozen.queues[place]
-        amounts = frozen.amounts[place]
+        group = list(frozen.queues[place])
+        amounts = list(frozen.amounts[place])
         reached += sum(amounts)
         if peaks:
             group, amounts = _peak_by_peak(group, amounts, peaks)
@@ -369,7 +405,9 @@ class Plan:
         self.leaving: list[int] = []  #: orders that may not take part, in the order in which they leave
         self.icebergs: list[int] = []
         self.cuts: Final[list[Cut]] = []
-        self.matches: list[Match] = []
+        #: The pairs, ``PAIR`` integers each, in the order in which they are told. No objects: there are hundreds of
+        #: thousands of them.
+        self.matches: vec[i64] = vec[i64]()
         self.turned: dict[int, bool] = {}  #: funari orders, which take part without their limit
         #: Groups filled in part, whose members take turns: side, price, period, and how they go on.
         self.turns: list[tuple[int, int, int, list[int]]] = []
@@ -394,29 +432,33 @@ def verify(
     price = plan.result.price
     volume = plan.result.volume
     if not price:
-        if plan.matches or volume:
-            raise InvariantBroken(f"An auction without a price has {len(plan.matches)} trades of {volume}")
+        if len(plan.matches) or volume:
+            raise InvariantBroken(f"An auction without a price has {len(plan.matches) // PAIR} trades of {volume}")
         return
     if not ticks.is_valid(price) or (lower and price < lower) or (upper and price > upper):
         raise InvariantBroken(f"Expected an auction price on the grid from {lower} to {upper}, got {price}")
-    total = 0
-    for match in plan.matches:
-        if match.quantity <= 0:
-            raise InvariantBroken(f"Orders {match.buy} and {match.sell} are to trade {match.quantity}")
-        if groups and _of_one_group(groups, match.buy, match.sell):
-            raise InvariantBroken(f"Orders {match.buy} and {match.sell} of one group are to trade")
-        total += match.quantity
+    matches = plan.matches
+    total: i64 = 0
+    for at in range(0, len(matches), PAIR):
+        buy = matches[at]
+        sell = matches[at + 1]
+        quantity = matches[at + 2]
+        if quantity <= 0:
+            raise InvariantBroken(f"Orders {buy} and {sell} are to trade {quantity}")
+        if groups and _of_one_group(groups, buy, sell):
+            raise InvariantBroken(f"Orders {buy} and {sell} of one group are to trade")
+        total += quantity
     if total != volume:
         raise InvariantBroken(f"Expected trades of {volume}, the auction's volume, got {total}")
     alike = plan.result.sharing != ""
-    demand = _claims(plan.bids, BUY, price, _totals(plan.matches, BUY), alike)
-    supply = _claims(plan.asks, SELL, price, _totals(plan.matches, SELL), alike)
+    demand = _claims(plan.bids, BUY, price, Totals(matches, BUY), alike)
+    supply = _claims(plan.asks, SELL, price, Totals(matches, SELL), alike)
     if min(demand, supply) != volume or demand - supply != plan.result.surplus:
         text = f"Expected volume {volume} and surplus {plan.result.surplus} at {price}"
         raise InvariantBroken(f"{text}, got demand {demand} and supply {supply}")
     if all_market_must_fill:
         for frozen in (plan.bids, plan.asks):
-            if sum(frozen.amounts[0]) > volume:
+            if frozen.whole(0) > volume:
                 raise InvariantBroken(f"Market orders are left at {price}, and there all of them must fill")
 
 
@@ -425,30 +467,54 @@ def _of_one_group(groups: dict[int, int], buy: int, sell: int) -> bool:
     return group >= 0 and group == groups.get(sell, -1)
 
 
-def _totals(matches: list[Match], side: int) -> dict[int, int]:
-    """What each order of a side is to trade. Its pairs mostly follow one another, and such a run is looked up once."""
-    totals: dict[int, int] = {}
-    order = -1
-    run = 0
-    for match in matches:
-        own = match.buy if side == BUY else match.sell
-        if own != order:
-            totals[order] = totals.get(order, 0) + run
-            order = own
-            run = 0
-        run += match.quantity
-    totals[order] = totals.get(order, 0) + run
-    del totals[-1]  # before the first
-    return totals
+@final
+class Totals:
+    """What each order of a side is to trade.
+
+    A hash table in integers: a dictionary would make objects of hundreds of thousands of them.
+    """
+
+    def __init__(self, matches: vec[i64], side: i64) -> None:
+        runs = 0  # no fewer than there are orders, and mostly as many: the pairs of one follow one another
+        last: i64 = 0
+        for at in range(0, len(matches), PAIR):
+            if matches[at + side] != last:
+                last = matches[at + side]
+                runs += 1
+        size: i64 = 2
+        while size < 2 * runs:  # never more than half full, so no search is long
+            size *= 2
+        self._mask: Final[i64] = size - 1
+        cells = zeros(2 * size, 2 * size)
+        self._cells: Final = cells  #: order (0: nothing), what it is to trade
+        self.count: i64 = 0  #: orders
+        for at in range(0, len(matches), PAIR):
+            cell = self._cell(matches[at + side])
+            if cells[cell] == 0:
+                cells[cell] = matches[at + side]
+                self.count += 1
+            cells[cell + 1] += matches[at + 2]
+
+    def _cell(self, order: i64) -> i64:
+        """Where an order is, or would be."""
+        cells = self._cells
+        place = spread(order) & self._mask
+        while cells[place << 1] != order and cells[place << 1]:
+            place = (place + 1) & self._mask
+        return place << 1
+
+    def of(self, order: i64) -> i64:
+        """0: it does not trade."""
+        return self._cells[self._cell(order) + 1]
 
 
-def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int], alike: bool) -> int:
+def _claims(frozen: Frozen, side: int, price: int, traded: Totals, alike: bool) -> int:
     """All that could trade at ``price``. What trades is among it, within each order, and better prices come first.
 
     The last is not asked where all who can trade are ``alike``.
     """
-    total = 0
-    found = 0
+    total: i64 = 0
+    found: i64 = 0
     short = False
     for place in range(len(frozen.prices)):
         level = frozen.prices[place]
@@ -456,9 +522,11 @@ def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int], alike
             break
         queue = frozen.queues[place]
         amounts = frozen.amounts[place]
-        filled = 0
+        filled: i64 = 0
+        whole: i64 = 0
         for i in range(len(queue)):
-            quantity = traded.get(queue[i], 0)
+            whole += amounts[i]
+            quantity = traded.of(queue[i])
             if quantity:
                 found += 1
                 filled += quantity
@@ -466,11 +534,10 @@ def _claims(frozen: Frozen, side: int, price: int, traded: dict[int, int], alike
                     raise InvariantBroken(f"Order {queue[i]} is to trade {quantity}, it has {amounts[i]}")
         if filled and short and not alike:
             raise InvariantBroken(f"Orders at {level} are to trade before others of side {side} with a better claim")
-        whole = sum(amounts)
         short = short or filled < whole
         total += whole
-    if found != len(traded):
-        raise InvariantBroken(f"{len(traded) - found} orders are to trade at {price}, which they did not ask for")
+    if found != traded.count:
+        raise InvariantBroken(f"{traded.count - found} orders are to trade at {price}, which they did not ask for")
     return total
 
 
@@ -500,47 +567,55 @@ def _peak_by_peak(
 
 def matches(
     buys: list[int], buy_fills: list[int], sells: list[int], sell_fills: list[int], groups: dict[int, int] | None
-) -> list[Match]:
+) -> vec[i64]:
     """Who trades how much with whom. No two orders of one group in ``groups`` are paired; see ``pair_apart``."""
     pairs = pair(buy_fills, sell_fills)
     if groups:
-        for at in range(0, len(pairs), 3):
+        for at in range(0, len(pairs), PAIR):
             if _of_one_group(groups, buys[pairs[at]], sells[pairs[at + 1]]):
-                apart = pair_apart(
+                pairs = vec[i64]()
+                for apart in pair_apart(
                     buy_fills,
                     [groups.get(order, -1) for order in buys],
                     sell_fills,
                     [groups.get(order, -1) for order in sells],
-                )
-                return [Match(buys[i], sells[j], quantity) for i, j, quantity in apart]
-    found: list[Match] = []
-    for at in range(0, len(pairs), 3):
-        found.append(Match(buys[pairs[at]], sells[pairs[at + 1]], pairs[at + 2]))
-    return found
+                ):
+                    pairs = extend(pairs, apart)
+                break
+    for at in range(0, len(pairs), PAIR):
+        pairs[at] = buys[pairs[at]]
+        pairs[at + 1] = sells[pairs[at + 1]]
+    return pairs
 
 
-def remainder_first(plan: Plan, table: OrderTable) -> list[Match]:
+def remainder_first(plan: Plan, table: OrderTable) -> vec[i64]:
     """The pairs of a plan in the order in which the feed of the Tokyo Stock Exchange tells of them (market-rules 6).
 
     First come those of the price, on the side of the surplus, that is filled in part; then all others by their buys,
     from the lowest limit to those without, and under each limit by their sells, from the highest to those without.
     """
+    matches = plan.matches
     cut: set[int] = set()
     if plan.result.surplus:
         side = BUY if plan.result.surplus > 0 else SELL
         frozen = plan.bids if side == BUY else plan.asks
-        traded = _totals(plan.matches, side)
+        traded = Totals(matches, side)
         for place in range(len(frozen.prices)):
-            filled = sum([traded.get(order, 0) for order in frozen.queues[place]])
-            if filled < sum(frozen.amounts[place]):
+            filled = sum([traded.of(order) for order in frozen.queues[place]])
+            if filled < frozen.whole(place):
                 cut.update(frozen.queues[place])
     ranked: list[tuple[bool, bool, int, int, int]] = []
-    for i, match in enumerate(plan.matches):
-        buy: int = 0 if match.buy in plan.turned else table.price[match.buy]
-        sell: int = 0 if match.sell in plan.turned else table.price[match.sell]
-        ranked.append((match.buy not in cut and match.sell not in cut, buy == 0, buy, -sell, i))
+    for at in range(0, len(matches), PAIR):
+        buyer: int = matches[at]
+        seller: int = matches[at + 1]
+        buy: int = 0 if buyer in plan.turned else table.price[buyer]
+        sell: int = 0 if seller in plan.turned else table.price[seller]
+        ranked.append((buyer not in cut and seller not in cut, buy == 0, buy, -sell, at))
     ranked.sort()
-    return [plan.matches[entry[4]] for entry in ranked]
+    told = vec[i64]()
+    for entry in ranked:
+        told = extend(told, matches[entry[4] : entry[4] + PAIR])
+    return told
 
 
 def pair_apart(

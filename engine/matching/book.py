@@ -93,7 +93,15 @@ _BLOCK: Final = 64
 _TEXT_SHIFT: Final = 12
 _TEXT_MASK: Final = (1 << _TEXT_SHIFT) - 1
 
+_31_BITS: Final = 0x7FFFFFFF
+_HASH: Final = 0x9E3779B1
+
 _encode: Final = msgspec.msgpack.Encoder().encode
+
+
+def spread(key: i64) -> i64:
+    """Where the search for a key begins in a table, before the mask. Never overflows."""
+    return ((key ^ key >> 31) & _31_BITS) * _HASH >> 12
 
 
 def zeros(length: i64, reserved: i64) -> vec[i64]:
@@ -122,6 +130,18 @@ class Column:
 
     def __setitem__(self, order: i64, value: i64) -> None:
         self._table.rows[(order << ROW_SHIFT) + self._offset] = value
+
+    def of(self, orders: vec[i64]) -> vec[i64]:
+        """It of each of many orders.
+
+        No cache holds the rows of a whole book. Where nothing is done between two of them, memory fetches several at
+        once, so who is going to need many asks for them together.
+        """
+        values = orders[:]
+        rows = self._table.rows
+        for i in range(len(values)):
+            values[i] = rows[(values[i] << ROW_SHIFT) + self._offset]
+        return values
 
 
 @final
@@ -175,6 +195,10 @@ class Texts:
         if block < len(self._full):
             return self._full[block][order & _TEXT_MASK]
         return self._last[order & _TEXT_MASK]
+
+    def of(self, orders: vec[i64]) -> list[str]:
+        """The text of each of many orders; see ``Column.of``."""
+        return [self[order] for order in orders]
 
 
 @final

@@ -45,6 +45,7 @@ from engine.matching.book import (
     Book,
     Fills,
     OrderTable,
+    spread,
     zeros,
 )
 
@@ -65,8 +66,6 @@ _IS_PARKED: Final = 19
 _OWN: Final = 3  #: in every level, the place of what is the page's
 #: Bit n of a page is ``_BIT_32 >> (32 - n)``. Not ``1 << n``: mypyc leaves that 1 a C int, whose bit 31 is its sign.
 _BIT_32: Final = 1 << 32
-_31_BITS: Final = 0x7FFFFFFF
-_HASH: Final = 0x9E3779B1
 #: The lowest bit of a word times this has its number in the top five of 32 bits.
 _BRUIJN: Final = 0x077CB531
 _32_BITS: Final = 0xFFFFFFFF
@@ -74,11 +73,6 @@ _32_BITS: Final = 0xFFFFFFFF
 _PARKED: Final = 16
 #: Pages that address space is reserved for: growth beyond copies.
 _PAGES_RESERVED: Final = 1 << 13
-
-
-def _home(key: i64) -> i64:
-    """Where a key's search begins, before the mask. Never overflows."""
-    return ((key ^ key >> 31) & _31_BITS) * _HASH >> 12
 
 
 @final
@@ -122,7 +116,7 @@ class FastBook(Book):
         """The page of a key; 0: there is none."""
         table = self._hash
         mask = self._mask
-        at = _home(key) & mask
+        at = spread(key) & mask
         while True:
             found = table[at << 1]
             if found == key + 1:
@@ -134,7 +128,7 @@ class FastBook(Book):
     def _enter(self, key: i64, page: i64) -> None:
         table = self._hash
         mask = self._mask
-        at = _home(key) & mask
+        at = spread(key) & mask
         while table[at << 1]:
             at = (at + 1) & mask
         table[at << 1] = key + 1
@@ -144,7 +138,7 @@ class FastBook(Book):
         """Forget a key; those that stand behind it by collision move up, so that no search ends early."""
         table = self._hash
         mask = self._mask
-        at = _home(key) & mask
+        at = spread(key) & mask
         while table[at << 1] != key + 1:
             at = (at + 1) & mask
         gap = at
@@ -153,7 +147,7 @@ class FastBook(Book):
             found = table[at << 1]
             if found == 0:
                 break
-            home = _home(found - 1) & mask
+            home = spread(found - 1) & mask
             if ((at - home) & mask) >= ((at - gap) & mask):
                 table[gap << 1] = found
                 table[(gap << 1) + 1] = table[(at << 1) + 1]
@@ -298,7 +292,7 @@ class FastBook(Book):
             place = _TOP - place
         key = place >> 5 << 1 | side
         # What ``_find`` looks at first, here for speed: almost always that is it.
-        at = (_home(key) & self._mask) << 1
+        at = (spread(key) & self._mask) << 1
         if self._hash[at] == key + 1:
             page = self._hash[at + 1]
         else:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from librt.vecs import extend, vec
+from mypy_extensions import i64
 
 from engine import BACKEND
 from engine.faults import InvariantBroken
 from engine.matching.auction import (
+    PAIR,
     Cut,
     Frozen,
-    Match,
     Plan,
     Simultaneous,
+    Totals,
     _peak_by_peak,
+    _side_by_side,
     fills,
     freeze,
     matches,
@@ -51,9 +57,19 @@ def frozen(*levels: tuple[int, dict[int, int]]) -> Frozen:
         levels = ((0, {}), *levels)
     for limit, amounts in levels:
         result.prices.append(limit)
-        result.queues.append(list(amounts))
-        result.amounts.append(list(amounts.values()))
+        result.queues.append(vec[i64](amounts))
+        result.amounts.append(vec[i64](amounts.values()))
     return result
+
+
+def cells(*pairs: tuple[int, int, int]) -> vec[i64]:
+    """Pairs of (buy, sell, quantity) as a plan has them."""
+    return vec[i64]([number for pair in pairs for number in pair])
+
+
+def pairs_of(found: vec[i64]) -> list[tuple[int, int, int]]:
+    assert len(found) % PAIR == 0
+    return [(found[at], found[at + 1], found[at + 2]) for at in range(0, len(found), PAIR)]
 
 
 def levels(side: Frozen) -> list[tuple[int, dict[int, int]]]:
@@ -167,6 +183,63 @@ def test_an_order_of_one_unit_is_frozen() -> None:
     assert levels(freeze(table, book, SELL, INSTRUMENT, {})) == [(0, {2: 1}), (1, {3: 1}), (100, {1: 1})]
 
 
+@pytest.mark.parametrize("side", [BUY, SELL])
+def test_a_book_of_many_prices_is_frozen_queue_by_queue(side: int) -> None:
+    draw = random.Random(side)
+    orders = [(side, draw.choice([0, 100, 101, 200]), draw.randrange(1, 9)) for _ in range(300)]
+    orders += [(side, 100 + draw.randrange(20), draw.randrange(1, 9)) for _ in range(300)]
+    table, book = book_of(*orders)
+    for order in range(1, 600, 7):
+        book.remove(order)
+        book.add(order)
+
+    made = freeze(table, book, side, INSTRUMENT, {})
+
+    assert len(made.prices) == 22
+    assert made.prices[1:] == sorted(made.prices[1:], reverse=side == BUY)
+    for limit, queue in levels(made):
+        assert list(queue) == book.queue(table, side, limit)
+        assert queue == {order: table.open[order] for order in queue}
+
+
+@pytest.mark.parametrize("price", range(100, 120))
+def test_a_contradiction_is_told_at_whatever_price_it_stands(price: int) -> None:
+    table, book = book_of(*[(SELL, 100 + n % 20, 5) for n in range(100)])
+    second = book.queue(table, SELL, price)[1]
+    table.previous[second] = 0
+    with pytest.raises(InvariantBroken, match=f"^Order {second} does not name {second - 20} as the one before it: "):
+        freeze(table, book, SELL, INSTRUMENT, {})
+    table.previous[second] = second - 20
+    table.next[second] = -7
+    with pytest.raises(InvariantBroken, match=f"^A queue leads to order -7, and there are 100: side 1, price {price}$"):
+        freeze(table, book, SELL, INSTRUMENT, {})
+    table.next[second] = 0
+    with pytest.raises(InvariantBroken, match=f"^The queue holds 10, its level says 25: side 1, price {price}$"):
+        freeze(table, book, SELL, INSTRUMENT, {})
+
+
+def test_queues_are_followed_side_by_side_as_far_as_each_order_names_the_one_before_it() -> None:
+    table, _ = book_of(*[(SELL, price, 5) for price in (100, 101, 100, 101, 100, 103, 101, 101)])
+
+    def steps(*heads: int, count: int = 8) -> list[list[int]]:
+        found = list(_side_by_side(table.rows, count, vec[i64](heads)))
+        rows = [found[at : at + len(heads)] for at in range(0, len(found), len(heads))]
+        return rows[: rows.index([0] * len(heads)) + 1]
+
+    assert steps(1, 2, 6, 0) == [[1, 2, 6, 0], [3, 4, 0, 0], [5, 7, 0, 0], [0, 8, 0, 0], [0, 0, 0, 0]]
+    assert steps(2) == [[2], [4], [7], [8], [0]]
+    assert steps(0) == [[0]]
+    assert steps(2, count=7) == [[2], [4], [7], [8], [0]]
+    assert steps(3, 4) == [[3, 4], [0, 0]]
+    table.next[7] = 1
+    assert steps(2, 1) == [[2, 1], [4, 3], [7, 5], [1, 0], [0, 0]]
+    table.next[7] = 4
+    assert steps(2) == [[2], [4], [7], [4], [0]]
+    for nobody in (-1, 9, 2**40):
+        table.next[7] = nobody
+        assert steps(2) == [[2], [4], [7], [nobody], [0]]
+
+
 @patches
 @pytest.mark.parametrize(
     ("side", "ladder", "wrong"),
@@ -206,9 +279,11 @@ def test_what_is_taken_off_an_order_does_not_take_part_and_nothing_left_leaves()
 
     side.take_off(100, 2, 5)
     assert levels(side) == [(0, {}), (100, {1: 5, 2: 1}), (101, {3: 7})]
-    side.take_off(100, 2, 1)
+    side.take_off(100, 1, 5)
     side.take_off(101, 3, 8)
-    assert levels(side) == [(0, {}), (100, {1: 5}), (101, {})]
+    assert levels(side) == [(0, {}), (100, {2: 1}), (101, {})]
+    side.take_off(100, 2, 1)
+    assert levels(side) == [(0, {}), (100, {}), (101, {})]
 
 
 @pytest.mark.parametrize(("side", "ladder"), [(BUY, [0, 103, 101, 99]), (SELL, [0, 99, 101, 103])])
@@ -361,8 +436,7 @@ def test_a_queue_with_more_orders_than_quantities_has_no_peaks() -> None:
 
 
 def met(buys: dict[int, int], sells: dict[int, int], groups: dict[int, int] | None) -> list[tuple[int, int, int]]:
-    pairs = matches(list(buys), list(buys.values()), list(sells), list(sells.values()), groups)
-    return [(pair.buy, pair.sell, pair.quantity) for pair in pairs]
+    return pairs_of(matches(list(buys), list(buys.values()), list(sells), list(sells.values()), groups))
 
 
 def test_without_groups_priority_decides_who_meets_whom() -> None:
@@ -470,7 +544,7 @@ def plan_of(
 ) -> Plan:
     plan = Plan(bids, asks, 0, False)
     plan.result = Equilibrium(*result, sharing)
-    plan.matches = [Match(*pair) for pair in pairs]
+    plan.matches = cells(*pairs)
     return plan
 
 
@@ -507,6 +581,31 @@ def test_what_an_order_trades_is_added_up_wherever_its_pairs_stand(side: int, mo
             check(plan)
 
 
+def test_totals_are_those_of_each_order_however_many_there_are() -> None:
+    draw = random.Random(3)
+    for count in (0, 1, 2, 3, 4, 5, 1_000):
+        pairs = [
+            (draw.randrange(1, 2 * count), draw.randrange(1, count + 1), draw.randrange(1, 9)) for _ in range(count)
+        ]
+        pairs += pairs[: count // 2]
+        for side in (BUY, SELL):
+            totals = Totals(cells(*pairs), side)
+            expected = Counter[int]()
+            for pair in pairs:
+                expected[pair[side]] += pair[2]
+            assert totals.count == len(expected)
+            assert [totals.of(order) for order in range(1, 2 * count + 2)] == [
+                expected[order] for order in range(1, 2 * count + 2)
+            ]
+
+
+def test_totals_are_at_most_half_full() -> None:
+    for count, size in ((0, 2), (1, 2), (2, 4), (3, 8), (4, 8), (5, 16), (8, 16), (9, 32), (1_000, 2_048)):
+        pairs = [(order, 2_000, 1) for order in range(1, count + 1) for _ in range(2)]
+        sides = Totals(cells(*pairs), BUY), Totals(cells(*[(sell, buy, one) for buy, sell, one in pairs]), SELL)
+        assert [(side.count, len(side._cells)) for side in sides] == [(count, 2 * size)] * 2
+
+
 def test_a_plan_that_is_right_passes() -> None:
     check(good_plan())
     check(good_plan(), lower=100, upper=100, must_fill=True, groups={1: 0, 2: 0, 6: 1, 7: 0})
@@ -522,7 +621,14 @@ def with_result(*result: int) -> Callable[[Plan], None]:
 
 def with_pairs(*pairs: tuple[int, int, int]) -> Callable[[Plan], None]:
     def spoil(plan: Plan) -> None:
-        plan.matches = [Match(*pair) for pair in pairs]
+        plan.matches = cells(*pairs)
+
+    return spoil
+
+
+def and_pair(*pair: int) -> Callable[[Plan], None]:
+    def spoil(plan: Plan) -> None:
+        plan.matches = extend(plan.matches, pair)
 
     return spoil
 
@@ -530,18 +636,18 @@ def with_pairs(*pairs: tuple[int, int, int]) -> Callable[[Plan], None]:
 SPOILT = {
     "trades without a price": (with_result(0, 0, 0), "An auction without a price has 5 trades of 0"),
     "volume without a price": (
-        lambda plan: (with_result(0, 15, 0)(plan), plan.matches.clear()),
+        lambda plan: (with_result(0, 15, 0)(plan), with_pairs()(plan)),
         "An auction without a price has 0 trades of 15",
     ),
     "off the grid": (with_result(101, 15, 3), "Expected an auction price on the grid from 90 to 110, got 101"),
     "below the limits": (with_result(88, 15, 3), "Expected an auction price on the grid from 90 to 110, got 88"),
     "above the limits": (with_result(112, 15, 3), "Expected an auction price on the grid from 90 to 110, got 112"),
     "nothing to trade": (
-        lambda plan: plan.matches.append(Match(4, 6, 0)),
+        and_pair(4, 6, 0),
         "Orders 4 and 6 are to trade 0",
     ),
     "less than nothing to trade": (
-        lambda plan: plan.matches.append(Match(4, 6, -1)),
+        and_pair(4, 6, -1),
         "Orders 4 and 6 are to trade -1",
     ),
     "too little": (
@@ -561,7 +667,10 @@ SPOILT = {
         "Expected volume 15 and surplus 2 at 100, got demand 18 and supply 15$",
     ),
     "another volume": (
-        lambda plan: (with_result(100, 14, 3)(plan), plan.matches.pop(), plan.matches.append(Match(4, 6, 2))),
+        lambda plan: (
+            with_result(100, 14, 3)(plan),
+            with_pairs((1, 9, 1), (1, 5, 4), (2, 5, 3), (3, 6, 4), (4, 6, 2))(plan),
+        ),
         "Expected volume 14 and surplus 3 at 100, got demand 18 and supply 15$",
     ),
     "more than an order has": (
@@ -664,9 +773,9 @@ def test_a_plan_that_leaves_market_orders_does_not_pass_where_all_must_fill(side
 
 
 def told(plan: Plan, table: OrderTable) -> list[tuple[int, int, int]]:
-    ours = remainder_first(plan, table)
-    assert sorted(map(id, ours)) == sorted(map(id, plan.matches))
-    return [(match.buy, match.sell, match.quantity) for match in ours]
+    ours = pairs_of(remainder_first(plan, table))
+    assert sorted(ours) == sorted(pairs_of(plan.matches))
+    return ours
 
 
 def test_fills_are_told_from_the_price_with_a_remainder_then_buys_upwards_then_sells_downwards() -> None:
@@ -702,7 +811,7 @@ def test_pairs_of_the_same_limits_are_told_in_priority_order_and_a_funari_order_
     plan.turned[3] = True
     assert told(plan, table) == [(1, 4, 3), (1, 3, 2), (2, 4, 2), (2, 3, 3)]
     plan.result = Equilibrium(100, 10, 1)
-    bids.amounts[0] = [6, 5]
+    bids.amounts[0] = vec[i64]([6, 5])
     assert told(plan, table) == [(1, 4, 3), (1, 3, 2), (2, 4, 2), (2, 3, 3)]
 
 
@@ -724,7 +833,7 @@ def test_a_plan_begins_with_nothing_to_do() -> None:
     assert (plan.bids, plan.asks, plan.widths, plan.closes) == (bids, asks, 4, True)
     assert plan.result == Equilibrium(0, 0, 0)
     assert plan.result.sharing == ""
-    assert [plan.leaving, plan.icebergs, plan.cuts, plan.matches, plan.added] == [[], [], [], [], []]
+    assert [plan.leaving, plan.icebergs, plan.cuts, list(plan.matches), plan.added] == [[], [], [], [], []]
     assert plan.turned == {}
     assert plan.turns == []
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from librt.vecs import vec
+from mypy_extensions import i64
 
 from engine import BACKEND
 from engine.faults import InvariantBroken
@@ -29,6 +30,7 @@ from engine.matching.book import (
     ReferenceBook,
     Texts,
     pack_terms,
+    spread,
     zeros,
 )
 from engine.matching.fastbook import FastBook
@@ -46,6 +48,12 @@ def test_zeros_are_so_many_integers() -> None:
     assert list(zeros(3, 5)) == [0, 0, 0]
     assert list(zeros(0, 0)) == []
     assert list(zeros(4, 4)) == [0, 0, 0, 0]
+
+
+def test_the_search_for_a_key_begins_within_the_numbers_there_are() -> None:
+    assert spread(0) == 0
+    assert 0 <= spread(2**62) < 2**52
+    assert len({spread(key) & 255 for key in range(100)}) > 70
 
 
 @patches
@@ -273,6 +281,22 @@ def test_a_digest_reads_rows_without_what_belongs_to_a_book() -> None:
     assert list(table.contents(4, 5)) == [104, 14, 0, 0, terms[4], GONE, 14, 24]
     assert list(table.contents(3, 3)) == []
     assert list(table.rows) == before  # a copy, and nothing else
+
+
+def test_a_column_and_a_text_are_told_of_many_orders_together() -> None:
+    table = OrderTable()
+    for n in range(1, 9_001):
+        table.append(n % 2, 100 + n, 5, 7 * n, f"order-{n}", f"account-{n % 3}")
+    orders = [9_000, 1, 4_095, 4_096, 4_097, 1, 1, 8_191, 8_192]
+
+    asked = vec[i64](orders)
+
+    assert list(table.price.of(asked)) == [100 + n for n in orders]
+    assert list(table.priority.of(asked)) == [7 * n for n in orders]
+    assert table.client_order_id.of(asked) == [f"order-{n}" for n in orders]
+    assert table.account.of(asked) == [f"account-{n % 3}" for n in orders]
+    assert list(asked) == orders
+    assert list(table.price.of(vec[i64]())) == table.account.of(vec[i64]()) == []
 
 
 def test_the_digest_of_texts_sees_each_of_them_in_whatever_block() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from librt.vecs import vec
+from mypy_extensions import i64
 
 from engine import (
     Accepted,
@@ -826,8 +828,8 @@ def frozen(side: Side, orders: list[tuple[int, int]]) -> Frozen:
     made = Frozen()
     for price in sorted(levels, key=lambda price: (price > 0, price if side == Side.SELL else -price)):
         made.prices.append(price)
-        made.queues.append([price + 1])
-        made.amounts.append([levels[price]])
+        made.queues.append(vec[i64]([price + 1]))
+        made.amounts.append(vec[i64]([levels[price]]))
     return made
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from librt.vecs import extend
 
 import engine as package
 from engine import (
@@ -45,7 +46,7 @@ from engine.log.digest import DigestChain
 from engine.log.explain import OrderLife
 from engine.log.replay import replay
 from engine.matching import auction, continuous
-from engine.matching.auction import Match, Plan
+from engine.matching.auction import PAIR, Plan
 from engine.matching.itayose import Equilibrium
 from engine.tables import TickTable
 from tests.log.day import HEADER
@@ -428,7 +429,7 @@ def without_volume(plan: Plan) -> None:
 
 
 def without_a_trade(plan: Plan) -> None:
-    plan.matches.pop()
+    plan.matches = plan.matches[:-PAIR]
 
 
 def beyond_the_limits(plan: Plan) -> None:
@@ -444,18 +445,17 @@ def with_another_surplus(plan: Plan) -> None:
 
 
 def with_more_than_there_is(plan: Plan) -> None:
-    first, second = plan.matches
-    plan.matches = [Match(first.buy, first.sell, 15), Match(second.buy, second.sell, 5)]
+    plan.matches[2] = 15
+    plan.matches[PAIR + 2] = 5
 
 
 def with_an_order_passed_over(plan: Plan) -> None:
-    last = plan.matches[-1]
-    worst = plan.bids.queues[-1][0]
-    plan.matches[0] = Match(worst, plan.matches[0].sell, last.quantity)
+    plan.matches[0] = plan.bids.queues[-1][0]
+    plan.matches[2] = plan.matches[PAIR + 2]
 
 
 def with_nothing_to_trade(plan: Plan) -> None:
-    plan.matches.append(Match(plan.matches[0].buy, plan.matches[0].sell, 0))
+    plan.matches = extend(plan.matches, [plan.matches[0], plan.matches[1], 0])
 
 
 def without_a_price(plan: Plan) -> None:
@@ -479,7 +479,7 @@ def without_a_price(plan: Plan) -> None:
 def test_a_plan_that_is_wrong_is_not_carried_out(spoil: Callable[[Plan], None]):
     market = two_calls()
     plan = plan_of(market)
-    assert (plan.result, len(plan.matches)) == (Equilibrium(100, 20, 0), 2)
+    assert (plan.result, len(plan.matches)) == (Equilibrium(100, 20, 0), 2 * PAIR)
     check(plan, market)
 
     spoil(plan)
@@ -494,11 +494,11 @@ def test_a_plan_that_passes_over_a_better_claim_is_not_carried_out():
     market.buy(10, 100)
     market.sell(10, 100)
     plan = plan_of(market)
-    (match,) = plan.matches
+    assert len(plan.matches) == PAIR
     plan.result = Equilibrium(100, 10, 10)
     check(plan, market)
 
-    plan.matches = [Match(plan.bids.queues[2][0], match.sell, 10)]
+    plan.matches[0] = plan.bids.queues[2][0]
 
     with pytest.raises(InvariantBroken, match="better claim"):
         check(plan, market)
@@ -507,10 +507,10 @@ def test_a_plan_that_passes_over_a_better_claim_is_not_carried_out():
 def test_a_plan_that_pairs_a_group_with_itself_is_not_carried_out():
     market = two_calls()
     plan = plan_of(market)
-    match = plan.matches[0]
+    buy, sell, *_ = plan.matches
 
     with pytest.raises(InvariantBroken, match="of one group"):
-        check(plan, market, {match.buy: 0, match.sell: 0})
+        check(plan, market, {buy: 0, sell: 0})
 
 
 def test_a_plan_that_leaves_a_market_order_where_all_must_fill_is_not_carried_out():
