@@ -21,6 +21,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from mypy_extensions import i64
+
 from engine.calendar import Calendar, DateOutside
 from engine.commands import PARTICIPANT_PATTERN
 from engine.market import Instrument
@@ -61,7 +63,8 @@ def is_id(text: str) -> bool:
 
 def is_visible(text: str) -> bool:
     """Whether it has no other characters than ! to ~. Compiled, a loop costs less than one call of a method."""
-    for i in range(len(text)):  # noqa: SIM110 (compiled, a generator costs more than the loop)
+    size: i64 = len(text)
+    for i in range(size):  # noqa: SIM110 (compiled, a generator costs more than the loop)
         if not 33 <= ord(text[i]) <= 126:
             return False
     return True

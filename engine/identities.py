@@ -50,12 +50,15 @@ class Outcomes:
         self._parts: list[dict[str, int]] = [{}]
 
     def _part(self, request_id: str) -> dict[str, int]:
-        length = len(request_id)
+        length: i64 = len(request_id)
         if len(self._parts) == 1 or length < 3:
             return self._parts[0]
         # Ids mostly count up: the last three digits of a number spread evenly.
-        last = ord(request_id[length - 1]) + 10 * ord(request_id[length - 2]) + 100 * ord(request_id[length - 3])
-        return self._parts[(last + 37 * ord(request_id[length >> 1])) & (_PARTS - 1)]
+        last: i64 = ord(request_id[length - 1])
+        tens: i64 = ord(request_id[length - 2])
+        hundreds: i64 = ord(request_id[length - 3])
+        middle: i64 = ord(request_id[length >> 1])
+        return self._parts[(last + 10 * tens + 100 * hundreds + 37 * middle) & (_PARTS - 1)]
 
     def get(self, request_id: str) -> int:
         """-1: the id is new."""
