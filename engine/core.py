@@ -15,6 +15,7 @@ accepted order or cancel costs one integer there; the answer is rebuilt from the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, cast, get_args
 
@@ -156,6 +157,7 @@ from engine.types import (
     Side,
     TimeInForce,
 )
+from engine.wire import EventWriter
 
 # Names of another module are looked up at every use; these are not.
 _NewOrder: Final = NewOrder
@@ -238,6 +240,22 @@ class Engine(Quoting):
         if self._funded:
             self._funding.fold(events, self._by_code)
         return events
+
+    def tell(self, commands: Sequence[Command | OrderTicket], participant: str, time_ns: int) -> bytes:
+        """Carry out one sender's commands, the first with the stamp ``time_ns``, each with one more than before.
+
+        Returns event bytes as the digest takes them (docs/log-format.md), for whoever needs nothing else.
+        """
+        told = EventWriter()
+        self._writer = EventWriter()
+        try:
+            for command in commands:
+                events = self.apply(command, participant, time_ns)
+                told.command(self.sequence, time_ns, events)
+                time_ns += 1
+        finally:
+            self._writer = None
+        return told.written()
 
     def _exchange(self, command: Command, participant: str, events: list[Event]) -> None:
         """Commands of the exchange itself."""
@@ -512,7 +530,7 @@ class Engine(Quoting):
         self._identities.remember(member, command.client_order_id, WAITING_ORDER if waiting else ORDER, order)
         member.enter(self._orders, order)
         said = len(events)
-        events.append(self._accepted(command, member, order, waiting, False))
+        self._say_accepted(instrument, command, member, order, waiting, events)
         if instrument.guards & RESTRICTED and self._marks(instrument):
             events.append(OrderMarked(member.name, command.client_order_id, order, instrument.code))
         if validity & ~(OVERNIGHT | IMMEDIATE | DAY):
@@ -686,7 +704,8 @@ class Engine(Quoting):
             return
         self._identities.remember(member, request_id, CANCEL, order)
         self._release(order, events)
-        events.append(self._cancelled(order, _MEMBER, request_id, False, client_order_id))
+        assert instrument is not None
+        self._say_cancelled(instrument, order, _MEMBER, request_id, client_order_id, events)
 
     def _amend(self, command: AmendOrder, member: Member, events: list[Event]) -> None:
         table = self._orders
@@ -976,6 +995,36 @@ class Engine(Quoting):
             repeat,
             waiting,
         )
+
+    def _say_accepted(
+        self,
+        instrument: Instrument,
+        command: OrderTicket,
+        member: Member,
+        order: int,
+        waiting: bool,
+        events: list[Event],
+    ) -> None:
+        writer = self._writer_for(instrument)
+        if writer is None:
+            events.append(self._accepted(command, member, order, waiting, False))
+            return
+        written = writer.accepted(
+            member.name,
+            command.client_order_id,
+            order,
+            command.instrument,
+            command.side,
+            command.quantity,
+            command.price,
+            command.order_type,
+            command.time_in_force,
+            command.account,
+            command.display_quantity,
+            False,
+            waiting,
+        )
+        events.append(cast("Event", written))
 
     # --- reference data and the day ----------------------------------------------------------------------------------
 

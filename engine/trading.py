@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from librt.vecs import append, vec
 from mypy_extensions import i64
@@ -44,7 +44,7 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.identities import Identities, Member
-from engine.market import ASIDE, Instrument, Options
+from engine.market import ASIDE, FUNDED, Instrument, Options
 from engine.matching import auction, continuous
 from engine.matching.auction import PAIR
 from engine.matching.book import (
@@ -66,12 +66,14 @@ from engine.rebuild import is_sound, queue_of, rows_of
 from engine.tape import Tape
 from engine.ticket import SELF_TRADE_NONE
 from engine.types import PRICE_MAX, SIDES, CancelReason, OrderType, Phase, SelfTrade, TimeInForce
+from engine.wire import EventWriter
 
 _NO_OPTIONS: Final = Options()
 # Names of another module are looked up at every use; these are not.
 _Cancelled: Final = Cancelled
 _Traded: Final = Traded
 _Sides: Final = SIDES
+_REMAINDER: Final = CancelReason.REMAINDER
 _IMMEDIATE: Final[i64] = IMMEDIATE
 _PRICE_BITS: Final = 49  # PRICE_MAX is 2**48
 SECOND_NS: Final = 1_000_000_000
@@ -143,6 +145,15 @@ class Trading:
         #: Stops that this command's trades have triggered and that have not yet had their turn.
         self._triggered: Final[deque[int]] = deque()
         self._planned: Final = Fills()  #: of the order that trades
+        #: For whoever only wants the bytes of events, see ``Engine.tell``.
+        self._writer: EventWriter | None = None
+
+    def _writer_for(self, instrument: Instrument) -> EventWriter | None:
+        """What writes events of ``instrument`` as they are made; None: they have to be objects.
+
+        They have to where somebody within the engine reads them: funding does, and quotes do.
+        """
+        return None if instrument.guards & FUNDED or instrument.special else self._writer
 
     # --- entering ----------------------------------------------------------------------------------------------------
 
@@ -221,7 +232,7 @@ class Trading:
                     self._rest(instrument, order, wanted - left, events)
                 return
         table.state[order] = GONE
-        events.append(self._cancelled(order, CancelReason.REMAINDER, "", False))
+        self._say_cancelled(instrument, order, _REMAINDER, "", "", events)
 
     def _match(self, instrument: Instrument, order: int, limit: int, mode: int, own: int, events: list[Event]) -> int:
         """Trade ``order`` until nothing more can; the last price, or 0."""
@@ -952,6 +963,36 @@ class Trading:
             table.state[order] == GONE_WAITING,
         )
 
+    def _say_cancelled(
+        self,
+        instrument: Instrument,
+        order: i64,
+        reason: CancelReason,
+        request_id: str,
+        client_order_id: str,
+        events: list[Event],
+    ) -> None:
+        """``client_order_id`` as in ``_cancelled``."""
+        writer = self._writer_for(instrument)
+        if writer is None:
+            events.append(self._cancelled(order, reason, request_id, False, client_order_id))
+            return
+        table = self._orders
+        written = writer.cancelled(
+            self._identities.members[table.participant(order)].name,
+            client_order_id or table.client_order_id[order],
+            order,
+            instrument.code,
+            table.side(order),
+            table.price[order],
+            table.open[order],
+            reason,
+            request_id,
+            False,
+            table.state[order] == GONE_WAITING,
+        )
+        events.append(cast("Event", written))
+
     def _queue(self, instrument: Instrument, side: int, most: int = ALL) -> list[int]:
         """The orders of one side in matching priority, no more than the first ``most``."""
         if instrument.frozen:
@@ -1007,29 +1048,30 @@ class Trading:
         table = self._orders
         self.trades += 1
         self._tape.append(buy, sell, price, quantity)
+        buyer = self._identities.members[table.participant(buy)].name
+        seller = self._identities.members[table.participant(sell)].name
+        buy_id = table.client_order_id[buy]
+        sell_id = table.client_order_id[sell]
+        buy_account = table.account[buy]
+        sell_account = table.account[sell]
+        buy_limit = table.price[buy]
+        sell_limit = table.price[sell]
+        writer = self._writer_for(instrument)
+        if writer is not None:
+            written = writer.traded(
+                self.trades, instrument.code, price, quantity,
+                buyer, buy_id, buy, buy_open, buy_account, seller, sell_id, sell, sell_open, sell_account,
+                maker, self.date, instrument.settlement_date, buy_limit, sell_limit,
+            )  # fmt: skip
+            events.append(cast("Event", written))
+            return
         events.append(
             _Traded(
-                self.trades,
-                instrument.code,
-                price,
-                quantity,
-                self._identities.members[table.participant(buy)].name,
-                table.client_order_id[buy],
-                buy,
-                buy_open,
-                table.account[buy],
-                self._identities.members[table.participant(sell)].name,
-                table.client_order_id[sell],
-                sell,
-                sell_open,
-                table.account[sell],
-                maker,
-                self.date,
-                instrument.settlement_date,
-                table.price[buy],
-                table.price[sell],
+                self.trades, instrument.code, price, quantity,
+                buyer, buy_id, buy, buy_open, buy_account, seller, sell_id, sell, sell_open, sell_account,
+                maker, self.date, instrument.settlement_date, buy_limit, sell_limit,
             )
-        )
+        )  # fmt: skip
 
     # --- auctions ----------------------------------------------------------------------------------------------------
 

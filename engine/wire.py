@@ -1,25 +1,33 @@
-"""The two commands that make up a market's day, read from their bytes in compiled code.
+"""The commands and events that make up a market's day, read from bytes and written as bytes in compiled code.
 
 A decoder that knows every type asks each element what it may be; that took a quarter of a command's way from bytes to
 answers. Nine in ten commands are plain: a new order or a cancel, as any encoder writes them. Those are read here, a new
 order straight into the ticket that the engine works with. Whatever is written otherwise, is any other command, or is
 wrong in any way, is left alone: ``None`` sends the reader's caller to msgspec, which alone says what is wrong. So there
 is nothing here to refuse with, and what is read here is what msgspec would have read (``tests/gateway/test_wire.py``).
+
+The other way round, whoever only wants the bytes of events (a replay, which hashes them) need not have them as objects:
+making one, asking each of its fields what it is and dropping it again costs three times what it takes to write numbers
+that are at hand. Events that are made with every order are written here, as msgspec would write them; all others are
+left to it.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple, final
 
-from mypy_extensions import i64
+import msgspec
+from librt.strings import BytesWriter, write_i64_be
+from mypy_extensions import i64, u8
 
 from engine.backend import CHOSEN, COMPILED
 from engine.checks import is_participant
 from engine.commands import AmendOrder, CancelOrder, MassCancel
+from engine.events import Event
 from engine.ticket import OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX, OrderType, SelfTrade, Side, TimeInForce
 
-#: Compiled, this reader is the faster one for what is plain; interpreted it is not, and nobody asks it.
+#: Compiled, reader and writer are the faster ones for what is plain; interpreted they are not, and nobody asks them.
 PAYS: Final = CHOSEN == COMPILED
 
 #: A member's command as it may travel to the engine.
@@ -345,3 +353,221 @@ def read_groups(payload: bytes) -> list[tuple[int, str, list[Wish]]] | None:
         found.append((time_ns, participant, reader.commands(_NUMBER_MAX)))
         count -= 1
     return found if reader.plain and reader.at == reader.end else None
+
+
+# How events begin: the header of an array of one element more than they have fields, and the name.
+_ACCEPTED: Final = b"\x9e\xa8accepted"
+_CANCELLED: Final = b"\x9c\xa9cancelled"
+_TRADED: Final = b"\xdc\x00\x14\xa6traded"
+_TEXT_MOST: Final = 0x1F  #: the longest text whose header has its length
+_8_BITS: Final = 0xFF
+_16_BITS: Final = 0xFFFF
+_32_BITS: Final = 0xFFFFFFFF
+_62_BITS: Final = 2**62 - 1  #: up to here a number is no object in compiled code
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+@final
+class EventWriter:
+    """Writes events, by a method for each type with its fields in their order, enums as numbers; and what has them."""
+
+    def __init__(self) -> None:
+        self._out: Final = BytesWriter()
+        # The last member and the last code, as they were written: the next is often the same object.
+        self._member: str = ""
+        self._member_bytes: bytes = _encode("")
+        self._code: str = ""
+        self._code_bytes: bytes = _encode("")
+
+    def accepted(
+        self,
+        participant: str,
+        client_order_id: str,
+        order_id: int,
+        instrument: str,
+        side: int,
+        quantity: int,
+        price: int,
+        order_type: int,
+        time_in_force: int,
+        account: str,
+        display_quantity: int,
+        repeat: bool,
+        waiting: bool,
+    ) -> bytes:
+        """An ``Accepted``."""
+        out = self._out
+        out.truncate(0)
+        out.write(_ACCEPTED)
+        self._put_member(participant)
+        self._put_text(client_order_id)
+        self._put(order_id)
+        self._put_code(instrument)
+        self._put(side)
+        self._put(quantity)
+        self._put(price)
+        self._put(order_type)
+        self._put(time_in_force)
+        self._put_text(account)
+        self._put(display_quantity)
+        self._put_flag(repeat)
+        self._put_flag(waiting)
+        return out.getvalue()
+
+    def cancelled(
+        self,
+        participant: str,
+        client_order_id: str,
+        order_id: int,
+        instrument: str,
+        side: int,
+        price: int,
+        quantity: int,
+        reason: int,
+        request_id: str,
+        repeat: bool,
+        waiting: bool,
+    ) -> bytes:
+        """A ``Cancelled``."""
+        out = self._out
+        out.truncate(0)
+        out.write(_CANCELLED)
+        self._put_member(participant)
+        self._put_text(client_order_id)
+        self._put(order_id)
+        self._put_code(instrument)
+        self._put(side)
+        self._put(price)
+        self._put(quantity)
+        self._put(reason)
+        self._put_text(request_id)
+        self._put_flag(repeat)
+        self._put_flag(waiting)
+        return out.getvalue()
+
+    def traded(
+        self,
+        trade_id: int,
+        instrument: str,
+        price: int,
+        quantity: int,
+        buyer: str,
+        buy_client_order_id: str,
+        buy_order_id: int,
+        buy_open: int,
+        buy_account: str,
+        seller: str,
+        sell_client_order_id: str,
+        sell_order_id: int,
+        sell_open: int,
+        sell_account: str,
+        maker: int,
+        trade_date: int,
+        settlement_date: int,
+        buy_limit: int,
+        sell_limit: int,
+    ) -> bytes:
+        """A ``Traded``."""
+        out = self._out
+        out.truncate(0)
+        out.write(_TRADED)
+        self._put(trade_id)
+        self._put_code(instrument)
+        self._put(price)
+        self._put(quantity)
+        self._put_text(buyer)
+        self._put_text(buy_client_order_id)
+        self._put(buy_order_id)
+        self._put(buy_open)
+        self._put_text(buy_account)
+        self._put_text(seller)
+        self._put_text(sell_client_order_id)
+        self._put(sell_order_id)
+        self._put(sell_open)
+        self._put_text(sell_account)
+        self._put(maker)
+        self._put(trade_date)
+        self._put(settlement_date)
+        self._put(buy_limit)
+        self._put(sell_limit)
+        return out.getvalue()
+
+    def command(self, sequence: int, time_ns: int, events: list[Event]) -> None:
+        """What one command led to, behind those before it. Of the events some may be bytes by now."""
+        out = self._out
+        out.append(u8(_ARRAY | 3))
+        self._put(sequence)
+        self._put(time_ns)
+        size: i64 = len(events)
+        if size <= _FIFTEEN:
+            out.append(u8(_ARRAY | size))
+        elif size <= _16_BITS:
+            out.append(u8(_ARRAY_16))
+            out.append(u8(size >> 8))
+            out.append(u8(size & _8_BITS))
+        else:
+            out.append(u8(_ARRAY_32))
+            out.append(u8(size >> 24))
+            out.append(u8(size >> 16 & _8_BITS))
+            out.append(u8(size >> 8 & _8_BITS))
+            out.append(u8(size & _8_BITS))
+        for event in events:
+            written: object = event
+            out.write(written if isinstance(written, bytes) else _encode(event))
+
+    def written(self) -> bytes:
+        """What all the commands led to."""
+        return self._out.getvalue()
+
+    def _put(self, value: int) -> None:
+        out = self._out
+        if not 0 <= value <= _62_BITS:
+            out.write(_encode(value))
+            return
+        number: i64 = value
+        if number >= _PLAIN:
+            if number <= _8_BITS:
+                out.append(u8(_NUMBER_8))
+            elif number <= _16_BITS:
+                out.append(u8(_NUMBER_8 + 1))
+                out.append(u8(number >> 8))
+            elif number <= _32_BITS:
+                out.append(u8(_NUMBER_8 + 2))
+                out.append(u8(number >> 24))
+                out.append(u8(number >> 16 & _8_BITS))
+                out.append(u8(number >> 8 & _8_BITS))
+            else:
+                out.append(u8(_NUMBER_64))
+                write_i64_be(out, number)
+                return
+        out.append(u8(number & _8_BITS))
+
+    def _put_flag(self, value: bool) -> None:
+        self._out.append(u8(_TRUE) if value else u8(_FALSE))
+
+    def _put_text(self, text: str) -> None:
+        out = self._out
+        data = text.encode("utf-8")
+        size: i64 = len(data)
+        if size <= _TEXT_MOST:
+            out.append(u8(_TEXT | size))
+        elif size <= _8_BITS:
+            out.append(u8(_TEXT_8))
+            out.append(u8(size))
+        else:
+            out.write(_encode(text))
+            return
+        out.write(data)
+
+    def _put_member(self, text: str) -> None:
+        if text is not self._member:
+            self._member = text
+            self._member_bytes = _encode(text)
+        self._out.write(self._member_bytes)
+
+    def _put_code(self, text: str) -> None:
+        if text is not self._code:
+            self._code = text
+            self._code_bytes = _encode(text)
+        self._out.write(self._code_bytes)

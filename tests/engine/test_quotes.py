@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +20,13 @@ from engine import (
     Amended,
     AuctionUncrossed,
     Cancelled,
+    CancelOrder,
     CancelReason,
     DayLimitsSet,
     Event,
     LimitRow,
     ListInstrument,
+    NewOrder,
     OrderType,
     Phase,
     QuoteChanged,
@@ -866,3 +869,26 @@ def test_where_nobody_presses_and_orders_meet_some_price_inside_meets_the_three_
         assert fits(found.price)
     else:  # candidates end one tick beyond the limits, and all of these are away from the range
         assert fits(low) or fits(high)
+
+
+def test_a_quote_goes_the_same_way_where_events_are_written_instead_of_made() -> None:
+    market, told = hybrid(), hybrid()
+    commands = [
+        NewOrder("s", CODE, Side.SELL, 5, 535),
+        NewOrder("m", CODE, Side.BUY, 5, 540),
+        NewOrder("t", CODE, Side.SELL, 2, 509),
+        NewOrder("u", CODE, Side.SELL, 2, 508),
+        CancelOrder("c", "m"),
+        NewOrder("n", CODE, Side.SELL, 1, 505),
+        NewOrder("o", CODE, Side.BUY, 1, 505),
+    ]
+
+    seen: list[Event] = []
+    for command in commands:
+        events = market.run(command, "alpha")
+        seen += events
+        written = told.engine.tell([command], "alpha", market.now)
+        assert written == msgspec.msgpack.encode([market.engine.sequence, market.now, events])
+
+    assert told.engine.digest() == market.engine.digest()
+    assert len(quotes(seen)) > 1

@@ -1,21 +1,23 @@
-"""What the compiled reader reads is what msgspec reads; what it does not read it leaves alone.
+"""What the compiled reader reads and the writer writes is msgspec's; what they do not know they leave to it.
 
-The reader is run here whichever engine was built: it is the same source. Only the codec asks which is faster.
+Both are run here whichever engine was built: it is the same source. Only codec and replay ask which is faster.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from enum import IntEnum
+from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import (
     AmendOrder,
     CancelOrder,
     Engine,
+    Event,
     MassCancel,
     MemberCommand,
     NewOrder,
@@ -24,10 +26,12 @@ from engine import (
     Side,
     TimeInForce,
 )
+from engine.commands import StartDay
+from engine.events import Accepted, Cancelled, Traded
 from engine.log import LogReader, MemoryStorage, log
 from engine.ticket import OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX
-from engine.wire import read_groups, read_message
+from engine.wire import EventWriter, read_groups, read_message
 from gateway.bus import codec
 from gateway.bus.codec import Refused, Request
 from gateway.bus.messages import BATCH_MAX, MESSAGE_ID_MAX, Inbound
@@ -243,3 +247,58 @@ def test_a_ticket_made_of_bytes_says_what_its_order_says() -> None:
     assert {name: getattr(ticket, name) for name in order.__struct_fields__} == msgspec.structs.asdict(order)
     assert ticket.command == order
     assert encode(ticket.command) == encode(order)
+
+
+whole = edges | st.integers(-(2**63), 2**64 - 1) | st.sampled_from([2**62 - 1, 2**62, 2**63 - 1, 2**63])
+#: What a field of an event can hold.
+CONTENTS: dict[Any, st.SearchStrategy[Any]] = {
+    str: texts | st.text(max_size=300) | st.sampled_from(["é" * 16, "x" * 255, "x" * 256, "\U0001f600"]),
+    int: whole,
+    bool: st.booleans(),
+    bool | None: st.sampled_from([None, False, True]),
+    list[str]: st.lists(texts, max_size=3),
+}
+
+
+def content(kind: Any) -> st.SearchStrategy[Any]:
+    if kind in CONTENTS:
+        return CONTENTS[kind]
+    if isinstance(kind, type) and issubclass(kind, IntEnum):
+        return st.sampled_from(kind)
+    return st.just(StartDay(20261124))  # what an operator asks for
+
+
+def of(kind: type[Event]) -> st.SearchStrategy[Event]:
+    return st.builds(kind, *[content(field.type) for field in msgspec.structs.fields(kind)])
+
+
+@given(st.lists(of(Accepted) | of(Cancelled) | of(Traded), min_size=1, max_size=3))
+def test_an_event_is_written_as_msgspec_writes_it(events: list[Event]) -> None:
+    writer = EventWriter()
+    methods = {Accepted: writer.accepted, Cancelled: writer.cancelled, Traded: writer.traded}
+
+    for event in events:
+        assert methods[type(event)](*msgspec.structs.astuple(event)) == encode(event)
+
+
+@pytest.mark.parametrize("kind", get_args(Event))
+def test_what_commands_lead_to_is_written_as_msgspec_writes_it(kind: type[Event]) -> None:
+    @settings(max_examples=10)
+    @given(st.lists(st.tuples(whole, whole, st.lists(st.tuples(of(kind), st.booleans()), max_size=20)), max_size=3))
+    def check(said: list[tuple[int, int, list[tuple[Event, bool]]]]) -> None:
+        writer = EventWriter()
+        for sequence, time_ns, events in said:
+            writer.command(sequence, time_ns, [encode(event) if written else event for event, written in events])
+        plain = [(sequence, time_ns, [event for event, _ in events]) for sequence, time_ns, events in said]
+        assert writer.written() == b"".join(encode(what) for what in plain)
+
+    check()
+
+
+@pytest.mark.parametrize("count", [15, 16, 65_535, 65_536])
+def test_commands_that_lead_to_many_events_are_written_as_msgspec_writes_them(count: int) -> None:
+    event = msgspec.convert(["mass_cancelled", "a", "r", 1], Event)
+    writer = EventWriter()
+    writer.command(1, 2, [event] * count)
+
+    assert writer.written() == encode((1, 2, [event] * count))

@@ -15,7 +15,7 @@ from engine.events import Event
 from engine.faults import DigestMismatch, LogDamaged
 from engine.log import LOG_NAME, FileStorage, Log, LogReader, MemoryStorage, encode_commands
 from engine.log.digest import STATE_VERSION, DigestChain
-from engine.log.log import MARK
+from engine.log.log import MARK, Batch
 from engine.log.replay import open_log, replay
 from tests.engine.invent import STEP_NS, life
 from tests.log.day import DAY, HEADER, OPEN_NS, Exchange, write_day
@@ -33,6 +33,16 @@ def replayed(storage: MemoryStorage) -> tuple[bytes, bytes]:
     return event_bytes(events), result.engine.digest()
 
 
+def told(storage: MemoryStorage) -> tuple[bytes, bytes]:
+    """The same, where the engine writes events instead of making them: a replay that nobody listens to."""
+    engine = Engine()
+    said = b""
+    for entry in LogReader(storage).entries(tickets=True):
+        for time_ns, participant, commands in entry.groups if isinstance(entry, Batch) else ():
+            said += engine.tell(commands, participant, time_ns)
+    return said, engine.digest()
+
+
 def test_a_replay_gives_the_same_event_bytes_and_state_as_the_first_time_every_time() -> None:
     storage = MemoryStorage()
     exchange = write_day(storage)
@@ -40,6 +50,25 @@ def test_a_replay_gives_the_same_event_bytes_and_state_as_the_first_time_every_t
 
     assert once == (event_bytes(exchange.events), exchange.engine.digest())
     assert replayed(storage) == once
+    assert told(storage) == once
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_replay_that_nobody_listens_to_agrees_whichever_reads_and_writes(
+    pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.log.replay.PAYS", pays)
+    storage = MemoryStorage()
+    exchange = write_day(storage)
+
+    result = replay(storage)
+
+    assert (result.sequence, result.time_ns) == (exchange.engine.sequence, exchange.engine.time_ns)
+    assert result.engine.digest() == exchange.engine.digest()
+    assert result.digest.value() == exchange.digest.value()
+    for until in range(1, exchange.engine.sequence):
+        stopped = replay(storage, until=until)
+        assert (stopped.sequence, stopped.engine.sequence, stopped.time_ns) == (until, until, stopped.engine.time_ns)
 
 
 def test_batching_does_not_show_in_events_state_or_digest() -> None:
@@ -102,6 +131,7 @@ def test_an_invented_life_replays_and_may_be_restarted_anywhere() -> None:
     exchange.log.close()
 
     assert replayed(straight) == replayed(storage) == (event_bytes(whole.events), whole.engine.digest())
+    assert told(straight) == (event_bytes(whole.events), whole.engine.digest())
     assert {type(event).__name__ for _, _, events in whole.events for event in events} >= {
         "QuoteChanged",
         "KillSwitched",
