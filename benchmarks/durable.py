@@ -46,8 +46,8 @@ from gateway.sequencer import Entry, Sequencer
 #: What a shipped exchange has (``gateway.config``): commands in one record, commands between two digest marks.
 BATCH_COMMANDS = 16_384
 MARK_EVERY = 100_000
-#: How long before the first command of a run for the latency is due its market is made.
-START_NS = 300_000_000
+#: How long before the first command is due its sender hears of it.
+LEAD_NS = 10_000_000
 
 Payload = tuple[str, bytes, int]  #: participant, message, commands in it
 
@@ -163,9 +163,10 @@ def rate(made: list[Payload], right: flow.Truth, window: int, scratch: Path) -> 
         return right.commands / elapsed * 1e9, market.verify(right)
 
 
-def send(to: socket.socket, made: list[Payload], offered: int, begin: int) -> None:
-    """A process of its own: sends each message when it is due, whatever became of those before."""
-    clock = time.perf_counter_ns
+def send(to: socket.socket, made: list[Payload], offered: int) -> None:
+    """A process of its own: told when to begin, it sends each message when it is due, whatever became of others."""
+    clock = time.perf_counter_ns  # one clock for all processes of a machine
+    begin = int.from_bytes(to.recv(8), "big")
     sent = count = 0
     while sent < len(made):
         due = begin + count * 1_000_000_000 // offered
@@ -211,14 +212,18 @@ def latency(
     """Percentiles in µs from intended sending to events, commands a second done, and what was wrong."""
     with tempfile.TemporaryDirectory(dir=scratch) as directory:
         here, there = socket.socketpair()
-        begin = time.perf_counter_ns() + START_NS  # one clock for all processes of a machine
-        sender = multiprocessing.get_context("fork").Process(target=send, args=(there, made, offered, begin))
+        sender = multiprocessing.get_context("fork").Process(target=send, args=(there, made, offered))
         sender.start()
         there.close()
         market = Market(Path(directory))
+        begin = 0
 
         async def feed() -> None:
-            _, intake = await asyncio.get_running_loop().create_connection(lambda: Intake(market, made), sock=here)
+            nonlocal begin
+            loop = asyncio.get_running_loop()
+            transport, intake = await loop.create_connection(lambda: Intake(market, made), sock=here)
+            begin = time.perf_counter_ns() + LEAD_NS
+            transport.write(begin.to_bytes(8, "big"))
             await intake.ended
 
         try:

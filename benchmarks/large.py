@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import accumulate
 from pathlib import Path
@@ -366,12 +366,12 @@ def book_size(resting: int, commands: int) -> Found:
     # The commands are made beforehand; an idle loop as long as the measured one says what the machine adds.
     probes = [source.any() for _ in range(2 * commands)]
     apply = engine.apply
-    answers: list[list[Event]] = []
+    answers: list[tuple[Event, ...]] = []  # not lists, which the collector would have to visit
     keep = answers.append
     gc.collect()
     start = time.perf_counter_ns()
     for participant, command in probes[:commands]:
-        keep(apply(command, participant))
+        keep(tuple(apply(command, participant)))
     elapsed = time.perf_counter_ns() - start
 
     pauses: list[int] = []
@@ -393,7 +393,7 @@ def book_size(resting: int, commands: int) -> Found:
             before_one = clock()
             answer = apply(command, participant)
             note(clock() - before_one)
-            keep(answer)
+            keep(tuple(answer))
     finally:
         gc.callbacks.remove(collecting)
 
@@ -425,7 +425,7 @@ def book_size(resting: int, commands: int) -> Found:
     }, wrong
 
 
-def checksum_from(answers: list[list[Event]], numbered: int) -> int:
+def checksum_from(answers: Sequence[Sequence[Event]], numbered: int) -> int:
     """The checksum of all trades, where ``numbered`` orders had been numbered before the first that counts."""
     checksum = 0
     for answer in answers:

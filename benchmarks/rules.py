@@ -2,7 +2,9 @@
 
 The same flow of plain orders goes through ``Engine.apply`` in markets that differ in one thing: a rule that is switched
 on beside it, or orders of other kinds that stand in the same book and never trade. Whatever such a market charges is
-paid by everybody, so each is a ratio to the market without it; the markets take turns in every round.
+paid by everybody, so each is a ratio to the market without it, run right before it or, every other round, right after:
+a slow minute does not count as a rule, nor does who comes first. The first line, the plain market beside itself, says
+what such a ratio is worth on this machine.
 
 Two groups: what a plain order *does not use* (that should cost next to nothing) and what it *passes* (a limit that is
 checked and holds, units that are locked and released: that may cost). Commands are decoded before the clock starts;
@@ -156,8 +158,17 @@ def measure(commands: int, rounds: int) -> dict[str, Any]:
         wrong.extend(f"{case.name}: {line}" for line in flow.differences(truth, got))
         return elapsed / truth.commands
 
-    answers = figures.interleaved(list(cases), rounds, run)
-    plain = answers[PLAIN]
+    plain_first = dict.fromkeys(cases, False)
+
+    def run_beside(name: str) -> tuple[float, float]:
+        plain_first[name] = not plain_first[name]
+        if plain_first[name]:
+            plain = run(PLAIN)
+            return run(name), plain
+        return run(name), run(PLAIN)
+
+    answers = figures.interleaved(list(cases), rounds, run_beside)
+    ratios = {name: [value / plain for value, plain in pairs] for name, pairs in answers.items()}
     return {
         "benchmark": "rules",
         "environment": machine.environment(),
@@ -172,18 +183,14 @@ def measure(commands: int, rounds: int) -> dict[str, Any]:
             {
                 "name": name,
                 "group": cases[name].group,
-                "ns_per_command": figures.spread(values),
-                # Of each round with its own neighbour, so that a slow minute does not count as a rule.
-                "ratio": figures.spread([value / base for value, base in zip(values, plain, strict=True)], 3),
+                "ns_per_command": figures.spread([value for value, _ in pairs]),
+                "ratio": figures.spread(ratios[name], 3),
             }
-            for name, values in answers.items()
+            for name, pairs in answers.items()
         ],
         "unused_median": round(
             statistics.median(
-                value / base
-                for name, values in answers.items()
-                if cases[name].group == UNUSED and name != PLAIN
-                for value, base in zip(values, plain, strict=True)
+                ratio for name in cases if cases[name].group == UNUSED and name != PLAIN for ratio in ratios[name]
             ),
             3,
         ),

@@ -157,7 +157,7 @@ def test_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert rules.main(["--commands", "600", "--rounds", "1", "--json"]) == 0
     answer = answer_of(capsys)
     assert [case["name"] for case in answer["cases"]] == [case.name for case in rules.CASES]
-    assert answer["cases"][0]["ratio"]["median"] == 1
+    assert all(is_spread(case["ratio"]) for case in answer["cases"])
     assert all(is_spread(case["ns_per_command"]) for case in answer["cases"])
     assert answer["unused_median"] > 0
 
