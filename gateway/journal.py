@@ -20,9 +20,9 @@ from engine.log import Log
 from gateway.clock import Clock
 
 #: Most bytes of commands that are written in place.
-SMALL_BYTES: Final = 16 * 1024
+SMALL_BYTES: Final = 4 * 1024
 #: A write that took longer than this, in ns, is the last one in place until one has taken less.
-QUICK_NS: Final = 2_000_000
+QUICK_NS: Final = 5_000_000
 
 Group = tuple[int, str, bytes | msgspec.Raw]
 DigestMark = tuple[int, bytes, bytes]

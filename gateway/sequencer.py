@@ -28,8 +28,8 @@ from gateway.bus.port import Delivery
 from gateway.clock import Clock
 from gateway.journal import Group, Journal
 
-#: So many commands are applied in less time than it takes to hand over what is to be written next.
-FEW: Final = 32
+#: Up to so many commands are applied before the next batch is written, more while it is.
+FEW: Final = 64
 #: Most bytes of commands in one record of the log.
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
