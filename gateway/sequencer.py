@@ -125,21 +125,18 @@ class Sequencer:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            mark, mark_due = None, False
-            if durable:
-                mark_due = self._mark_due(durable)
-                if mark_due or sum(len(entry.commands) for entry in durable) <= FEW:
-                    self._apply(durable)
-                    durable = []
+            count = sum(len(entry.commands) for entry in durable)
+            mark_due = count > 0 and self._mark_due(durable, count)
+            mark = None
+            if durable and (mark_due or count <= FEW or not self._intake):
+                self._apply(durable)
+                durable = []
             if mark_due:
                 # It speaks about everything written before it, so the batch before it was applied first.
                 mark = (self._engine.sequence, self._digest.mark(), self._engine.mark_digest())
                 self._unmarked = 0
             batch, groups = self._take()
             if not batch and mark is None:
-                if durable:
-                    self._apply(durable)
-                    durable = []
                 continue
             written = asyncio.ensure_future(self._journal.append(mark, groups))
             try:
@@ -187,8 +184,9 @@ class Sequencer:
                 entry.done.set_result([events for _, _, events in said])
         self._committed(batch)
 
-    def _mark_due(self, batch: Iterable[Entry]) -> bool:
-        if self._unmarked + sum(len(entry.commands) for entry in batch) >= self._mark_every:
+    def _mark_due(self, batch: Iterable[Entry], count: int) -> bool:
+        """``count``: the commands of ``batch``."""
+        if self._unmarked + count >= self._mark_every:
             return True
         return any(
             isinstance(command, SetPhase) and command.phase == Phase.CLOSED
