@@ -26,6 +26,12 @@ ENGINE_MAY_IMPORT = {
 BACKEND_MAY_IMPORT = ENGINE_MAY_IMPORT | {"importlib", "json", "os", "pathlib", "sys", "types"}
 #: The log writes files, in a thread of its own where the caller wishes.
 LOG_MAY_IMPORT = ENGINE_MAY_IMPORT | {"errno", "fcntl", "io", "os", "pathlib", "sys", "threading"}
+#: What a gateway needs to ask for something and to say what happened; of ``core`` the ``Engine``, the only way in.
+OUTER_ROOMS = {
+    *("calendar", "checks", "commands", "core", "events", "faults", "log", "profiles", "tables", "ticket", "types"),
+    "wire",
+}
+ROOMS = {path.stem for path in (ROOT / "engine").iterdir()}
 DATABASES = {"psycopg", "sqlalchemy", "sqlite3", "web3"}
 MQTT = {"aiomqtt", "amqtt", "asyncio_mqtt", "gmqtt", "paho"}
 #: Answers differ from run to run (hash seed, address) or come from outside.
@@ -45,6 +51,18 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def outside(source: str, allowed: set[str]) -> list[str]:
     """Imports of ``source`` whose top-level package is not allowed."""
     return [f"{line}: {name}" for line, name in imports(ast.parse(source)) if name.partition(".")[0] not in allowed]
+
+
+def inner_rooms(source: str) -> list[str]:
+    """Rooms of the engine that ``source`` imports and that are nobody's but the engine's: books, matching, auctions."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module or ''}.{name}" for name in names]
+        rooms = {name.split(".")[1] for name in names if name.startswith("engine.")}
+        found += [f"{node.lineno}: {room}" for room in rooms & ROOMS - OUTER_ROOMS]
+    return found
 
 
 def floats(source: str) -> list[str]:
@@ -133,6 +151,11 @@ def test_only_the_bus_knows_mqtt(path: Path) -> None:
     assert found == []
 
 
+@each(sources("gateway"))
+def test_the_gateway_decides_no_trade(path: Path) -> None:
+    assert inner_rooms(path.read_text()) == []
+
+
 @each(sources("gateway", without=("gateway/settlement", "gateway/cli")))
 def test_only_settlement_knows_databases(path: Path) -> None:
     """The shell, too, knows how theirs can fail, to say it with advice."""
@@ -207,6 +230,20 @@ def test_a_surprising_import_is_noticed(line: str) -> None:
 )
 def test_a_float_is_noticed(line: str) -> None:
     assert floats(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from engine.matching import continuous",
+        "from engine.matching.itayose import equilibrium",
+        "from engine import matching",
+        "import engine.trading",
+        "def f():\n    from engine.quotes import Quoting",
+    ],
+)
+def test_a_gateway_that_matches_is_noticed(line: str) -> None:
+    assert inner_rooms(f"from engine import Engine\n{line}\n")
 
 
 def test_whole_numbers_are_no_floats() -> None:
