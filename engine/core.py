@@ -37,7 +37,6 @@ from engine.checks import (
     frozen,
     is_account,
     is_code,
-    is_id,
     is_participant,
     no_day,
     not_changed,
@@ -108,7 +107,7 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.funding import Balance
-from engine.identities import BLOCK, CANCEL, EVENT, ORDER, WAITING_ORDER, Member, encode, newest, spell
+from engine.identities import BLOCK, Member, encode, newest, spell
 from engine.market import ASIDE, FUNDED, RESTRICTED, DeferredMassCancel, Instrument, InstrumentView, Options, OrderView
 from engine.matching.auction import Plan
 from engine.matching.book import (
@@ -123,6 +122,7 @@ from engine.matching.book import (
 )
 from engine.matching.fastbook import FastBook
 from engine.matching.itayose import Equilibrium
+from engine.names import CANCEL, EVENT, ORDER, WAITING_ORDER, Name, name_of
 from engine.operators import Operators
 from engine.profiles import (
     AUCTION,
@@ -143,7 +143,15 @@ from engine.quotes import NOBODY, Quoting
 from engine.rebuild import doubt, fill_anew
 from engine.reference_data import DayPlan, ReferenceData
 from engine.tables import TICK_TABLES, TickTable
-from engine.ticket import MARKET_ORDER, SELF_TRADE_REJECT, OrderTicket, ticket_of
+from engine.ticket import (
+    MARKET_ORDER,
+    SELF_TRADE_REJECT,
+    CancelTicket,
+    CommandTicket,
+    OrderTicket,
+    cancel_of,
+    ticket_of,
+)
 from engine.trading import SECOND_NS
 from engine.types import (
     PRICE_MAX,
@@ -163,6 +171,7 @@ from engine.wire import EventWriter
 _NewOrder: Final = NewOrder
 _CancelOrder: Final = CancelOrder
 _OrderTicket: Final = OrderTicket
+_CancelTicket: Final = CancelTicket
 _Accepted: Final = Accepted
 _MEMBER: Final = CancelReason.MEMBER
 _Sides: Final = list(Side)
@@ -203,11 +212,11 @@ class Engine(Quoting):
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def apply(self, command: Command | OrderTicket, participant: str = "", time_ns: int = 0) -> list[Event]:
+    def apply(self, command: Command | CommandTicket, participant: str = "", time_ns: int = 0) -> list[Event]:
         """Carry out one command and return what followed, in order.
 
         ``participant`` is the member that sent it, "" for the exchange; ``time_ns`` its stamp in nanoseconds (UTC).
-        A new order may come as its ticket (``engine/wire.py``).
+        New orders and cancels may come as their tickets (``engine/wire.py``).
         Never raises for what a command says. Raises ``TypeError`` for a value that is no command.
         """
         self.sequence += 1
@@ -216,23 +225,24 @@ class Engine(Quoting):
         kind = type(command)  # isinstance of a Struct class that it is not costs as much as a whole check
         if kind is _OrderTicket or kind is _NewOrder:
             ticket = cast(OrderTicket, command) if kind is _OrderTicket else ticket_of(cast("NewOrder", command))
-            member = self._identify(participant, ticket.client_order_id, ticket, events)
+            member = self._identify(participant, ticket.name, ticket, events)
             if member is not None:
                 self._new(ticket, member, events)
-        elif kind is _CancelOrder:
-            cancel = cast("CancelOrder", command)
-            request_id = cancel.request_id
-            member = self._identify(participant, request_id, cancel, events)
+        elif kind is _CancelTicket or kind is _CancelOrder:
+            cancel = cast(CancelTicket, command) if kind is _CancelTicket else cancel_of(cast("CancelOrder", command))
+            member = self._identify(participant, cancel.request, cancel, events)
             if member is not None:
-                self._cancel(cancel, request_id, member, events)
+                self._cancel(cancel, member, events)
         elif isinstance(command, AmendOrder):
-            member = self._identify(participant, command.request_id, command, events)
+            request = name_of(command.request_id)
+            member = self._identify(participant, request, command, events)
             if member is not None:
-                self._amend(command, member, events)
+                self._amend(command, request, member, events)
         elif isinstance(command, MassCancel):
-            member = self._identify(participant, command.request_id, command, events)
+            request = name_of(command.request_id)
+            member = self._identify(participant, request, command, events)
             if member is not None:
-                self._mass_cancel(command, member, events)
+                self._mass_cancel(command, request, member, events)
         else:
             self._exchange(cast("Command", command), participant, events)
         if self._quoted:
@@ -241,7 +251,7 @@ class Engine(Quoting):
             self._funding.fold(events, self._by_code)
         return events
 
-    def tell(self, commands: Sequence[Command | OrderTicket], participant: str, time_ns: int) -> bytes:
+    def tell(self, commands: Sequence[Command | CommandTicket], participant: str, time_ns: int) -> bytes:
         """Carry out one sender's commands, the first with the stamp ``time_ns``, each with one more than before.
 
         Returns event bytes as the digest takes them (docs/log-format.md), for whoever needs nothing else.
@@ -373,7 +383,7 @@ class Engine(Quoting):
     # --- identities --------------------------------------------------------------------------------------------------
 
     def _identify(
-        self, participant: str, request_id: str, command: MemberCommand | OrderTicket, events: list[Event]
+        self, participant: str, name: Name, command: MemberCommand | CommandTicket, events: list[Event]
     ) -> Member | None:
         """The member, if the command is well formed and its id is new. Otherwise None, and the answer is given."""
         member = self._sender
@@ -382,24 +392,23 @@ class Engine(Quoting):
         if member is None:
             if not is_participant(participant):
                 text = f"Expected a participant of 1 to 16 characters a-z, 0-9, -, got {plain(participant)}"
-                name = request_id if is_id(request_id) else ""
-                events.append(Rejected("", name, Reason.BAD_IDENTITY, text))
+                events.append(Rejected("", name.text if name.size else "", Reason.BAD_IDENTITY, text))
                 return None
             member = self._identities.add(participant)
             member.guards = self._guards_member(participant)
-        outcome = member.outcomes.get(request_id)
+        if name.size == 0:
+            text = f"Expected an id of 1 to 36 printable characters, got {plain(name.text)}"
+            events.append(Rejected(participant, "", Reason.BAD_IDENTITY, text))
+            return None
+        outcome = self._identities.outcome(member, name)
         if outcome < 0:
-            if not is_id(request_id):
-                text = f"Expected an id of 1 to 36 printable characters, got {plain(request_id)}"
-                events.append(Rejected(participant, "", Reason.BAD_IDENTITY, text))
-                return None
             return member
-        again = command.command if isinstance(command, OrderTicket) else command
+        again = command.command if isinstance(command, OrderTicket | CancelTicket) else command
         if self._is_asked(again, outcome):
             self._repeat(again, member, outcome, events)
         else:
-            text = f"Expected a new id, got {request_id}, which was used for another command - at `$[1]`"
-            events.append(Rejected(participant, request_id, Reason.DUPLICATE_CLIENT_ORDER_ID, text))
+            text = f"Expected a new id, got {name.text}, which was used for another command - at `$[1]`"
+            events.append(Rejected(participant, name.text, Reason.DUPLICATE_CLIENT_ORDER_ID, text))
         return None
 
     def _is_asked(self, command: MemberCommand, outcome: int) -> bool:
@@ -430,24 +439,22 @@ class Engine(Quoting):
             and options.confirmed == command.confirmed
         )
 
-    def _answer(
-        self, member: Member, request_id: str, command: MemberCommand, event: Event, events: list[Event]
-    ) -> None:
+    def _answer(self, member: Member, request: Name, command: MemberCommand, event: Event, events: list[Event]) -> None:
         """Say ``event`` and keep it as the outcome of the command."""
-        self._identities.keep(member, request_id, command, event)
+        self._identities.keep(member, request, command, event)
         events.append(event)
 
     def _refuse(
         self,
         member: Member,
-        request_id: str,
+        request: Name,
         command: MemberCommand,
         refusal: Refusal,
         instrument: str,
         events: list[Event],
     ) -> None:
-        event = Rejected(member.name, request_id, refusal.reason, refusal.text, instrument)
-        self._answer(member, request_id, command, event, events)
+        event = Rejected(member.name, request.text, refusal.reason, refusal.text, instrument)
+        self._answer(member, request, command, event, events)
 
     def _repeat(self, command: MemberCommand, member: Member, outcome: int, events: list[Event]) -> None:
         """Answer a command that was answered before, from the record, with no effect."""
@@ -472,7 +479,7 @@ class Engine(Quoting):
         except InvariantBroken as fault:  # it looks at whom the order would meet
             assert instrument is not None
             refusal = set_aside(instrument, "orders")
-            self._refuse(member, command.client_order_id, command.command, refusal, instrument.code, events)
+            self._refuse(member, command.name, command.command, refusal, instrument.code, events)
             self._set_aside(instrument, fault, events)
             return
         if refusal is None and instrument is not None and (member.guards or instrument.guards):
@@ -501,7 +508,7 @@ class Engine(Quoting):
         if refusal is not None or instrument is None:
             assert refusal is not None
             code = instrument.code if instrument is not None else ""
-            self._refuse(member, command.client_order_id, command.command, refusal, code, events)
+            self._refuse(member, command.name, command.command, refusal, code, events)
             return
         validity = 1 << command.time_in_force
         rules = instrument.phase_rules
@@ -525,9 +532,9 @@ class Engine(Quoting):
         waiting = waiting or imbalance
         terms = pack_terms(command.side, command.order_type, command.time_in_force, instrument.index, member.index)
         order = self._orders.append(
-            terms, command.price, command.quantity, self.sequence, command.client_order_id, command.account
+            terms, command.price, command.quantity, self.sequence, command.name, command.account
         )
-        self._identities.remember(member, command.client_order_id, WAITING_ORDER if waiting else ORDER, order)
+        self._identities.remember(member, command.name, WAITING_ORDER if waiting else ORDER, order)
         member.enter(self._orders, order)
         said = len(events)
         self._say_accepted(instrument, command, member, order, waiting, events)
@@ -557,7 +564,7 @@ class Engine(Quoting):
                 del events[said:]
                 self._forget(instrument, order, member, command)
                 refusal = set_aside(instrument, "orders")
-                self._refuse(member, command.client_order_id, command.command, refusal, instrument.code, events)
+                self._refuse(member, command.name, command.command, refusal, instrument.code, events)
             self._set_aside(instrument, fault, events)
 
     def _forget(self, instrument: Instrument, order: int, member: Member, command: OrderTicket) -> None:
@@ -565,7 +572,7 @@ class Engine(Quoting):
         if instrument.bound and instrument.bound[-1] == order:
             instrument.bound.pop()
         self._options.pop(order, None)
-        self._identities.forget(member, command.client_order_id)
+        self._identities.forget(member, command.name)
         self._orders.forget()
         member.open_orders(self._orders)  # drops what is not open
 
@@ -672,21 +679,20 @@ class Engine(Quoting):
 
     # --- cancel and amend --------------------------------------------------------------------------------------------
 
-    def _check_open(self, order: int, client_order_id: str) -> Refusal | None:
+    def _check_open(self, order: int, name: Name) -> Refusal | None:
         if order == 0:
-            text = f"Expected the client_order_id of an order of this member, got {plain(client_order_id)}"
+            text = f"Expected the client_order_id of an order of this member, got {plain(name.text)}"
             return Refusal(Reason.UNKNOWN_ORDER, f"{text} - at `$.client_order_id`")
         if not self._orders.is_open(order):
             if self._orders.open[order] == 0:
-                return Refusal(Reason.ORDER_FILLED, f"Expected an open order, got {client_order_id}, which is filled")
-            text = f"Expected an open order, got {client_order_id}, which was cancelled or has expired"
+                return Refusal(Reason.ORDER_FILLED, f"Expected an open order, got {name.text}, which is filled")
+            text = f"Expected an open order, got {name.text}, which was cancelled or has expired"
             return Refusal(Reason.ORDER_GONE, text)
         return None
 
-    def _cancel(self, command: CancelOrder, request_id: str, member: Member, events: list[Event]) -> None:
-        client_order_id = command.client_order_id
-        order = self._identities.find(member, client_order_id)
-        refusal = self._check_open(order, client_order_id)
+    def _cancel(self, command: CancelTicket, member: Member, events: list[Event]) -> None:
+        order = self._identities.find(member, command.order)
+        refusal = self._check_open(order, command.order)
         instrument = self._instruments[self._orders.instrument(order)] if order else None
         until: Phase | None = None
         if refusal is None and instrument is not None and not instrument.phase_rules.cancel:
@@ -698,22 +704,24 @@ class Engine(Quoting):
             refusal = set_aside(instrument, "cancels")
         if refusal is not None:
             code = instrument.code if instrument is not None else ""
-            self._refuse(member, request_id, command, refusal, code, events)
+            self._refuse(member, command.request, command.command, refusal, code, events)
             if instrument is not None and until is not None:
-                events.append(CancelFrozen(member.name, request_id, client_order_id, code, until, instrument.until_ns))
+                ids = (command.request.text, command.order.text)
+                events.append(CancelFrozen(member.name, *ids, code, until, instrument.until_ns))
             return
-        self._identities.remember(member, request_id, CANCEL, order)
+        self._identities.remember(member, command.request, CANCEL, order)
         self._release(order, events)
         assert instrument is not None
-        self._say_cancelled(instrument, order, _MEMBER, request_id, client_order_id, events)
+        self._say_cancelled(instrument, order, _MEMBER, command.request, events)
 
-    def _amend(self, command: AmendOrder, member: Member, events: list[Event]) -> None:
+    def _amend(self, command: AmendOrder, request: Name, member: Member, events: list[Event]) -> None:
         table = self._orders
-        order = self._identities.find(member, command.client_order_id)
-        refusal = self._check_open(order, command.client_order_id)
+        target = name_of(command.client_order_id)
+        order = self._identities.find(member, target)
+        refusal = self._check_open(order, target)
         if refusal is not None:
             code = self._instruments[table.instrument(order)].code if order else ""
-            self._refuse(member, command.request_id, command, refusal, code, events)
+            self._refuse(member, request, command, refusal, code, events)
             return
         instrument = self._instruments[table.instrument(order)]
         if instrument.guards and instrument.set_aside:
@@ -723,7 +731,7 @@ class Engine(Quoting):
         elif instrument.suspended and not instrument.rules.queue_in_halt:
             refusal = suspended(instrument)
         if refusal is not None:
-            self._refuse(member, command.request_id, command, refusal, instrument.code, events)
+            self._refuse(member, request, command, refusal, instrument.code, events)
             return
 
         filled = table.quantity[order] - self._whole(instrument, order)
@@ -735,7 +743,7 @@ class Engine(Quoting):
                 refusal = self._check_amend(command, order, instrument, quantity, price, filled)
             except InvariantBroken as fault:  # it looks at whom the order would meet
                 refusal = set_aside(instrument, "amends")
-                self._refuse(member, command.request_id, command, refusal, instrument.code, events)
+                self._refuse(member, request, command, refusal, instrument.code, events)
                 self._set_aside(instrument, fault, events)
                 return
             if refusal is not None:
@@ -773,11 +781,11 @@ class Engine(Quoting):
         if ends:
             self._release(order, events)
             event = self._cancelled(order, CancelReason.REPLACED, command.request_id, False)
-            self._answer(member, command.request_id, command, event, events)
+            self._answer(member, request, command, event, events)
         elif refusal is not None:
-            self._refuse(member, command.request_id, command, refusal, instrument.code, events)
+            self._refuse(member, request, command, refusal, instrument.code, events)
         else:
-            self._change(command, member, order, instrument, quantity, price, events)
+            self._change(command, request, member, order, instrument, quantity, price, events)
 
     def _check_amend(
         self, command: AmendOrder, order: int, instrument: Instrument, quantity: int, price: int, filled: int
@@ -821,6 +829,7 @@ class Engine(Quoting):
     def _change(
         self,
         command: AmendOrder,
+        request: Name,
         member: Member,
         order: int,
         instrument: Instrument,
@@ -858,7 +867,7 @@ class Engine(Quoting):
             False,
             waiting,
         )
-        self._answer(member, command.request_id, command, event, events)
+        self._answer(member, request, command, event, events)
         self._keep_original(order)
         table.quantity[order] = quantity
         if keeps:
@@ -886,14 +895,14 @@ class Engine(Quoting):
                 self._give_up(order, events)
             else:
                 del events[said:]
-                self._identities.forget(member, command.request_id)
+                self._identities.forget(member, request)
                 table.open[order] = open_before
                 table.price[order] = price_before
                 table.quantity[order] = total_before
                 table.priority[order] = priority_before
                 self._put_back(instrument, order, behind)
                 refusal = set_aside(instrument, "amends")
-                self._refuse(member, command.request_id, command, refusal, instrument.code, events)
+                self._refuse(member, request, command, refusal, instrument.code, events)
             self._set_aside(instrument, fault, events)
 
     def _put_back(self, instrument: Instrument, order: int, behind: int) -> None:
@@ -910,7 +919,7 @@ class Engine(Quoting):
             book.add(follower)
         self._show_peak(instrument, order, [])
 
-    def _mass_cancel(self, command: MassCancel, member: Member, events: list[Event]) -> None:
+    def _mass_cancel(self, command: MassCancel, request: Name, member: Member, events: list[Event]) -> None:
         only: Instrument | None = None
         refusal: Refusal | None = None
         if command.instrument:
@@ -935,9 +944,9 @@ class Engine(Quoting):
             refusal = check_deferred(books, member.index)
         if refusal is not None:
             code = only.code if only is not None else ""
-            self._refuse(member, command.request_id, command, refusal, code, events)
+            self._refuse(member, request, command, refusal, code, events)
             return
-        request = DeferredMassCancel(
+        wish = DeferredMassCancel(
             member.index,
             command.request_id,
             -1 if command.side is None else int(command.side),
@@ -950,7 +959,7 @@ class Engine(Quoting):
         for instrument in books:
             if not instrument.cancels:
                 # A non-cancel period holds it up, it does not refuse it (market-rules 1).
-                instrument.defer(request)
+                instrument.defer(wish)
                 if instrument.until_ns:
                     until = cancels_from(instrument, instrument.rules.validities & OVERNIGHT != 0)
                     frozen_books.append(
@@ -959,13 +968,13 @@ class Engine(Quoting):
         orders: list[int] = []
         for order in member.open_orders(self._orders):
             instrument = self._instruments[self._orders.instrument(order)]
-            if (only is None or instrument is only) and instrument.cancels and self._means(request, order):
+            if (only is None or instrument is only) and instrument.cancels and self._means(wish, order):
                 orders.append(order)
         for order in orders:
             self._withdraw(order, CancelReason.MASS_CANCEL, command.request_id, events)
         events.extend(frozen_books)
         event = MassCancelled(member.name, command.request_id, len(orders))
-        self._answer(member, command.request_id, command, event, events)
+        self._answer(member, request, command, event, events)
 
     def _means(self, request: DeferredMassCancel, order: int) -> bool:
         """Whether a mass cancel means an open order of its member."""
@@ -1011,7 +1020,7 @@ class Engine(Quoting):
             return
         written = writer.accepted(
             member.name,
-            command.client_order_id,
+            command.name,
             order,
             command.instrument,
             command.side,
@@ -1422,7 +1431,7 @@ class Engine(Quoting):
     def order_id(self, participant: str, client_order_id: str) -> int:
         """The number of a member's order; 0: it never had one of that id."""
         member = self._identities.by_name.get(participant)
-        return self._identities.find(member, client_order_id) if member is not None else 0
+        return self._identities.find(member, name_of(client_order_id)) if member is not None else 0
 
     def open_orders(self, participant: str) -> list[OrderView]:
         """A member's open orders, oldest first. Costs a walk through these."""

@@ -17,64 +17,18 @@ from mypy_extensions import i64
 
 from engine.commands import MemberCommand
 from engine.events import Event
-from engine.matching.book import GONE, LEVEL, OPEN, ROW_OFFSET, ROW_SHIFT, STATE, OrderTable, Texts
+from engine.matching.book import GONE, LEVEL, OPEN, ROW_OFFSET, ROW_SHIFT, STATE, OrderTable
+from engine.names import EVENT, WAITING_ORDER, Name, Names, Outcomes
 
 #: What became of requests is hashed by blocks of this many.
 BLOCK: Final = 4096
 #: Answers that are kept as events are hashed by blocks of this many. Part of the digest's definition.
 KEPT_BLOCK: Final = 256
 
-# What is remembered about an id: in the low bits what became of it, above them an index.
-ORDER: Final = 0  #: an order was accepted: its number
-WAITING_ORDER: Final = 1  #: the same, outside the book at first
-CANCEL: Final = 2  #: an order was cancelled: its number
-EVENT: Final = 3  #: any other answer: its place among the kept events
-
-
 #: Orders in a block of a member's, and older blocks that are looked through with each that is full: so many that no
 #: more than about half of what is kept has ended.
 _ROOM: Final = 64
 _TURNS: Final = 2
-#: Dictionaries that a member's ids are spread over, once they are more than that; a power of two.
-_PARTS: Final = 256
-
-
-class Outcomes:
-    """What became of each client_order_id or request_id that a member used, as ``Identities.remember`` has it.
-
-    A dictionary that grows is made anew at one go: half a tenth of a second at a million ids. So once there are some,
-    they lie in many small ones. Which one, the id's characters say: a hash of Python's is another in every process.
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[dict[str, int]] = [{}]
-
-    def _part(self, request_id: str) -> dict[str, int]:
-        length: i64 = len(request_id)
-        if len(self._parts) == 1 or length < 3:
-            return self._parts[0]
-        # Ids mostly count up: the last three digits of a number spread evenly.
-        last: i64 = ord(request_id[length - 1])
-        tens: i64 = ord(request_id[length - 2])
-        hundreds: i64 = ord(request_id[length - 3])
-        middle: i64 = ord(request_id[length >> 1])
-        return self._parts[(last + 10 * tens + 100 * hundreds + 37 * middle) & (_PARTS - 1)]
-
-    def get(self, request_id: str) -> int:
-        """-1: the id is new."""
-        return self._part(request_id).get(request_id, -1)
-
-    def put(self, request_id: str, outcome: int) -> None:
-        part = self._part(request_id)
-        part[request_id] = outcome
-        if len(self._parts) == 1 and len(part) > _PARTS:
-            self._parts = [{} for _ in range(_PARTS)]
-            for known, its in part.items():
-                self._part(known)[known] = its
-
-    def pop(self, request_id: str) -> int:
-        """Forget an id. Raises ``KeyError`` for one that is not there."""
-        return self._part(request_id).pop(request_id)
 
 
 class Member:
@@ -89,7 +43,6 @@ class Member:
     def __init__(self, index: int, name: str) -> None:
         self.index: Final = index
         self.name: Final = name
-        self.outcomes: Final = Outcomes()
         #: Whether its orders have to pass the kill switch or risk limits (``engine/protection.py``).
         self.guards: bool = False
         self._last = vec[i64]()  #: its newest orders
@@ -180,14 +133,15 @@ def spell(command: MemberCommand) -> bytes:
 class Identities:
     """The members, and for each id they used what was asked and answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, orders: Names) -> None:
+        """``orders`` has the client_order_id of each order by its number."""
         self.members: Final[list[Member]] = []
         self.by_name: Final[dict[str, Member]] = {}
         # For the digest alone: what became of the latest requests in their order, and the ids of those that have no
         # row. None of it changes once another block has begun, so a block that is full is hashed there and then.
         self._outcomes = vec[i64]()
         self._outcomes_hash: Final = blake2b(digest_size=32)
-        self._requests: Final = Texts()
+        self._ids: Final = Outcomes(orders)
         self._kept: Final[list[Event]] = []
         self._contents: Final[list[bytes]] = []  #: what was asked, for each of the kept
         self._kept_hash: Final = blake2b(digest_size=32)
@@ -208,18 +162,15 @@ class Identities:
         """What was asked where an answer was kept, as ``spell`` has it."""
         return self._contents[index]
 
-    def remember(self, member: Member, request_id: str, kind: int, index: int) -> None:
-        """Remember what became of a new id: one of the kinds above, and the order's number or the answer's place."""
-        outcome = index << 2 | kind
-        member.outcomes.put(request_id, outcome)
+    def remember(self, member: Member, request_id: Name, kind: i64, index: i64) -> None:
+        """Remember what became of a new id: the kind, and with it an order's number or an answer's place."""
+        self._ids.put(member.index, request_id, kind, index)
         if len(self._outcomes) == BLOCK:
             self._outcomes_hash.update(self._outcomes)
             self._outcomes = vec[i64]()
-        self._outcomes = append(self._outcomes, outcome)
-        if kind > WAITING_ORDER:
-            self._requests.append(request_id)
+        self._outcomes = append(self._outcomes, index << 2 | kind)
 
-    def keep(self, member: Member, request_id: str, command: MemberCommand, event: Event) -> None:
+    def keep(self, member: Member, request_id: Name, command: MemberCommand, event: Event) -> None:
         """Remember ``event`` itself as the outcome of the command."""
         self.remember(member, request_id, EVENT, len(self._kept))
         if len(self._kept) == self._kept_hashed + KEPT_BLOCK:
@@ -228,21 +179,23 @@ class Identities:
         self._kept.append(event)
         self._contents.append(spell(command))
 
-    def forget(self, member: Member, request_id: str) -> None:
+    def forget(self, member: Member, request_id: Name) -> None:
         """Take back what was remembered last, under ``request_id``."""
-        outcome = member.outcomes.pop(request_id)
+        outcome = self._ids.forget(member.index, request_id)
         if outcome != self._outcomes[len(self._outcomes) - 1]:
             raise AssertionError(f"Expected what became of the last request, got {outcome}")
         self._outcomes, _ = pop(self._outcomes)
-        if outcome & 3 > WAITING_ORDER:
-            self._requests.forget()
         if outcome & 3 == EVENT:
             self._kept.pop()
             self._contents.pop()
 
-    def find(self, member: Member, client_order_id: str) -> int:
+    def outcome(self, member: Member, request_id: Name) -> i64:
+        """What became of an id, the index above two bits of the kind; -1: it is new."""
+        return self._ids.get(member.index, request_id)
+
+    def find(self, member: Member, client_order_id: Name) -> i64:
         """The number of a member's order; 0: it has none of that id."""
-        outcome = member.outcomes.get(client_order_id)
+        outcome = self._ids.get(member.index, client_order_id)
         return outcome >> 2 if outcome >= 0 and outcome & 3 <= WAITING_ORDER else 0
 
     def _kept_block(self) -> bytes:
@@ -257,7 +210,7 @@ class Identities:
         """
         digest = self._outcomes_hash.copy()
         digest.update(self._outcomes)
-        digest.update(self._requests.digest())
+        digest.update(self._ids.requests.ids.digest())
         kept = self._kept_hash.copy()
         kept.update(self._kept_block())
         digest.update(kept.digest())

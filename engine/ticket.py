@@ -1,9 +1,10 @@
-"""An order's fields, as its way through the engine needs them.
+"""The fields of an order, or of a cancel, as its way through the engine needs them.
 
 A message is an object of an interpreted class: to read one of its fields from compiled code costs a hundred
 instructions, and an order on its way through checks, book and events is asked thirty times. So it travels as a ticket,
-whose attributes compiled code finds by their place. ``engine/wire.py`` makes tickets straight from bytes; of a
-``NewOrder`` that a caller of the library has made, ``ticket_of`` takes the fields out at once.
+whose attributes compiled code finds by their place, and ids are left in the bytes they came in. A cancel travels in the
+same way. ``engine/wire.py`` makes tickets straight from bytes; of a ``NewOrder`` that a caller of the library has made,
+``ticket_of`` takes the fields out at once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Final, final
 from msgspec.structs import astuple
 from mypy_extensions import mypyc_attr
 
-from engine.commands import NewOrder
+from engine.commands import CancelOrder, NewOrder
+from engine.names import Name, name_of
 from engine.types import OrderType, SelfTrade, Side, TimeInForce
 
 # Compiled code asks an enum's class for its members by name, each time: as much as ten comparisons. These it knows.
@@ -36,7 +38,7 @@ class OrderTicket:
 
     def __init__(
         self,
-        client_order_id: str,
+        name: Name,
         instrument: str,
         side: int,
         quantity: int,
@@ -53,8 +55,8 @@ class OrderTicket:
         confirmed: bool,
         command: NewOrder | None,
     ) -> None:
-        """``command`` is what the fields were taken from, if it was an object."""
-        self.client_order_id: Final = client_order_id
+        """``name`` is its client_order_id, ``command`` what the fields were taken from, if it was an object."""
+        self.name: Final = name
         self.instrument: Final = instrument
         self.side: Final = side
         self.quantity: Final = quantity
@@ -81,6 +83,10 @@ class OrderTicket:
             or expire_date
             or confirmed
         )
+
+    @property
+    def client_order_id(self) -> str:
+        return self.name.text
 
     @property
     def command(self) -> NewOrder:
@@ -110,7 +116,7 @@ def ticket_of(command: NewOrder) -> OrderTicket:
     """The ticket of an order that is an object."""
     fields: _Fields = _fields(command)
     return OrderTicket(
-        fields[0],
+        name_of(fields[0]),
         fields[1],
         fields[2],
         fields[3],
@@ -127,3 +133,29 @@ def ticket_of(command: NewOrder) -> OrderTicket:
         fields[14],
         command,
     )
+
+
+@final
+@mypyc_attr(acyclic=True)
+class CancelTicket:
+    """A ``CancelOrder``."""
+
+    def __init__(self, request: Name, order: Name, command: CancelOrder | None) -> None:
+        """Its request_id and its client_order_id; ``command`` is what they were taken from, if it was an object."""
+        self.request: Final = request
+        self.order: Final = order
+        self._command: Final = command
+
+    @property
+    def command(self) -> CancelOrder:
+        """The cancel as a message, as ``OrderTicket.command``."""
+        return self._command if self._command is not None else CancelOrder(self.request.text, self.order.text)
+
+
+def cancel_of(command: CancelOrder) -> CancelTicket:
+    """The ticket of a cancel that is an object."""
+    return CancelTicket(name_of(command.request_id), name_of(command.client_order_id), command)
+
+
+#: A command as it travels through the engine.
+CommandTicket = OrderTicket | CancelTicket

@@ -61,6 +61,7 @@ from engine.matching.book import (
     OrderTable,
 )
 from engine.matching.itayose import Equilibrium, Rotation
+from engine.names import Name
 from engine.profiles import FOK, IMMEDIATE, TRADE, PhaseRules
 from engine.rebuild import is_sound, queue_of, rows_of
 from engine.tape import Tape
@@ -138,7 +139,7 @@ class Trading:
         self._orders: Final = OrderTable()
         self._options: Final[dict[int, Options]] = {}  #: by order; most have none
         self._instruments: Final[list[Instrument]] = []
-        self._identities: Final = Identities()
+        self._identities: Final = Identities(self._orders.client_order_id)
         self._tape: Final = Tape()
         #: Quantity and price of orders as they were accepted, of those that have changed since (see ``_original``).
         self._originals: Final[dict[int, int]] = {}
@@ -232,7 +233,7 @@ class Trading:
                     self._rest(instrument, order, wanted - left, events)
                 return
         table.state[order] = GONE
-        self._say_cancelled(instrument, order, _REMAINDER, "", "", events)
+        self._say_cancelled(instrument, order, _REMAINDER, None, events)
 
     def _match(self, instrument: Instrument, order: int, limit: int, mode: int, own: int, events: list[Event]) -> int:
         """Trade ``order`` until nothing more can; the last price, or 0."""
@@ -944,14 +945,11 @@ class Trading:
         options = self._options.get(order)
         return options.expire_date if options is not None and options.expire_date else 99991231
 
-    def _cancelled(
-        self, order: i64, reason: CancelReason, request_id: str, repeat: bool, client_order_id: str = ""
-    ) -> Cancelled:
-        """``client_order_id`` is the order's, where the caller has it at hand: it need not be fetched then."""
+    def _cancelled(self, order: i64, reason: CancelReason, request_id: str, repeat: bool) -> Cancelled:
         table = self._orders
         return _Cancelled(
             self._identities.members[table.participant(order)].name,
-            client_order_id or table.client_order_id[order],
+            table.client_order_id[order],
             order,
             self._instruments[table.instrument(order)].code,
             _Sides[table.side(order)],
@@ -968,26 +966,24 @@ class Trading:
         instrument: Instrument,
         order: i64,
         reason: CancelReason,
-        request_id: str,
-        client_order_id: str,
+        request: Name | None,
         events: list[Event],
     ) -> None:
-        """``client_order_id`` as in ``_cancelled``."""
         writer = self._writer_for(instrument)
         if writer is None:
-            events.append(self._cancelled(order, reason, request_id, False, client_order_id))
+            events.append(self._cancelled(order, reason, request.text if request is not None else "", False))
             return
         table = self._orders
         written = writer.cancelled(
             self._identities.members[table.participant(order)].name,
-            client_order_id or table.client_order_id[order],
+            table.client_order_id,
             order,
             instrument.code,
             table.side(order),
             table.price[order],
             table.open[order],
             reason,
-            request_id,
+            request,
             False,
             table.state[order] == GONE_WAITING,
         )
@@ -1048,10 +1044,9 @@ class Trading:
         table = self._orders
         self.trades += 1
         self._tape.append(buy, sell, price, quantity)
+        ids = table.client_order_id
         buyer = self._identities.members[table.participant(buy)].name
         seller = self._identities.members[table.participant(sell)].name
-        buy_id = table.client_order_id[buy]
-        sell_id = table.client_order_id[sell]
         buy_account = table.account[buy]
         sell_account = table.account[sell]
         buy_limit = table.price[buy]
@@ -1059,8 +1054,8 @@ class Trading:
         writer = self._writer_for(instrument)
         if writer is not None:
             written = writer.traded(
-                self.trades, instrument.code, price, quantity,
-                buyer, buy_id, buy, buy_open, buy_account, seller, sell_id, sell, sell_open, sell_account,
+                ids, self.trades, instrument.code, price, quantity,
+                buyer, buy, buy_open, buy_account, seller, sell, sell_open, sell_account,
                 maker, self.date, instrument.settlement_date, buy_limit, sell_limit,
             )  # fmt: skip
             events.append(cast("Event", written))
@@ -1068,7 +1063,7 @@ class Trading:
         events.append(
             _Traded(
                 self.trades, instrument.code, price, quantity,
-                buyer, buy_id, buy, buy_open, buy_account, seller, sell_id, sell, sell_open, sell_account,
+                buyer, ids[buy], buy, buy_open, buy_account, seller, ids[sell], sell, sell_open, sell_account,
                 maker, self.date, instrument.settlement_date, buy_limit, sell_limit,
             )
         )  # fmt: skip

@@ -22,19 +22,19 @@ from mypy_extensions import i64, u8
 
 from engine.backend import CHOSEN, COMPILED
 from engine.checks import is_participant
-from engine.commands import AmendOrder, CancelOrder, MassCancel
+from engine.commands import AmendOrder, MassCancel
 from engine.events import Event
-from engine.ticket import OrderTicket
+from engine.names import NAME_MAX, PADDING, Name, Names, name_at
+from engine.ticket import CancelTicket, CommandTicket, OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX, OrderType, SelfTrade, Side, TimeInForce
 
 #: Compiled, reader and writer are the faster ones for what is plain; interpreted they are not, and nobody asks them.
 PAYS: Final = CHOSEN == COMPILED
 
 #: A member's command as it may travel to the engine.
-Wish = OrderTicket | CancelOrder | AmendOrder | MassCancel
+Wish = CommandTicket | AmendOrder | MassCancel
 
 # The bounds of ``engine.commands``. 0 is the least number everywhere.
-_ID_MAX: Final = 36
 _CODE_MAX: Final = 12
 _ACCOUNT_MAX: Final = 32
 _DATE_MAX: Final = 99_991_231
@@ -72,8 +72,6 @@ _CANCEL_SIZE: Final = 3
 _GROUP_SIZE: Final = 3
 _PARTICIPANT_MAX: Final = 16
 
-_CancelOrder: Final = CancelOrder
-
 
 class Message(NamedTuple):
     """One member's message of nothing but plain commands."""
@@ -83,12 +81,15 @@ class Message(NamedTuple):
     commands: list[Wish]
 
 
+_NO_NAME: Final = Name(b"", 0, 0, 0, "")
+
+
 @final
 class _Reader:
     """A place in bytes that moves on as they are read. What is not there as expected turns ``plain`` to False."""
 
     def __init__(self, data: bytes, at: i64) -> None:
-        self.data: Final = data
+        self.data: Final = data + PADDING
         # The same, a character for each byte: a text of ASCII is a piece of it, made in one step instead of two.
         self._characters: Final = data.decode("latin-1")
         self.end: Final[i64] = len(data)
@@ -215,6 +216,17 @@ class _Reader:
         self.at = at + size
         return self._characters[at : at + size]
 
+    def name(self) -> Name:
+        """An id."""
+        size = self.size(1, NAME_MAX)
+        at = self.at
+        self.at = at + size
+        name = name_at(self.data, at, size) if size else None
+        if name is None:
+            self.fail()
+            return _NO_NAME
+        return name
+
     def code(self) -> str:
         """An instrument's code."""
         size = self.size(1, _CODE_MAX)
@@ -236,7 +248,7 @@ class _Reader:
 
     def order(self, size: i64) -> OrderTicket:
         """A new order of ``size`` elements, of which the first has been read."""
-        client_order_id = self.text(1, _ID_MAX)
+        name = self.name()
         instrument = self.code()
         side = self.number(_SIDE_MAX)
         quantity = self.number(_QUANTITY_MAX)
@@ -274,7 +286,7 @@ class _Reader:
         if size > 15:
             confirmed = self.flag()
         return OrderTicket(
-            client_order_id,
+            name,
             instrument,
             side,
             quantity,
@@ -304,8 +316,8 @@ class _Reader:
             if self.is_next(_NEW) and _NEW_LEAST <= size <= _NEW_MOST:
                 found.append(self.order(size))
             elif self.is_next(_CANCEL) and size == _CANCEL_SIZE:
-                request_id = self.text(1, _ID_MAX)
-                found.append(_CancelOrder(request_id, self.text(1, _ID_MAX)))
+                request = self.name()
+                found.append(CancelTicket(request, self.name(), None))
             else:
                 self.fail()
             count -= 1
@@ -383,7 +395,7 @@ class EventWriter:
     def accepted(
         self,
         participant: str,
-        client_order_id: str,
+        client_order_id: Name,
         order_id: int,
         instrument: str,
         side: int,
@@ -401,7 +413,7 @@ class EventWriter:
         out.truncate(0)
         out.write(_ACCEPTED)
         self._put_member(participant)
-        self._put_text(client_order_id)
+        client_order_id.write(out)
         self._put(order_id)
         self._put_code(instrument)
         self._put(side)
@@ -418,47 +430,49 @@ class EventWriter:
     def cancelled(
         self,
         participant: str,
-        client_order_id: str,
+        client_order_ids: Names,
         order_id: int,
         instrument: str,
         side: int,
         price: int,
         quantity: int,
         reason: int,
-        request_id: str,
+        request_id: Name | None,
         repeat: bool,
         waiting: bool,
     ) -> bytes:
-        """A ``Cancelled``."""
+        """A ``Cancelled``; its client_order_id is that of ``order_id``."""
         out = self._out
         out.truncate(0)
         out.write(_CANCELLED)
         self._put_member(participant)
-        self._put_text(client_order_id)
+        client_order_ids.write(order_id, out)
         self._put(order_id)
         self._put_code(instrument)
         self._put(side)
         self._put(price)
         self._put(quantity)
         self._put(reason)
-        self._put_text(request_id)
+        if request_id is None:
+            out.append(u8(_TEXT))
+        else:
+            request_id.write(out)
         self._put_flag(repeat)
         self._put_flag(waiting)
         return out.getvalue()
 
     def traded(
         self,
+        client_order_ids: Names,
         trade_id: int,
         instrument: str,
         price: int,
         quantity: int,
         buyer: str,
-        buy_client_order_id: str,
         buy_order_id: int,
         buy_open: int,
         buy_account: str,
         seller: str,
-        sell_client_order_id: str,
         sell_order_id: int,
         sell_open: int,
         sell_account: str,
@@ -468,7 +482,7 @@ class EventWriter:
         buy_limit: int,
         sell_limit: int,
     ) -> bytes:
-        """A ``Traded``."""
+        """A ``Traded``; each client_order_id is that of the order."""
         out = self._out
         out.truncate(0)
         out.write(_TRADED)
@@ -477,12 +491,12 @@ class EventWriter:
         self._put(price)
         self._put(quantity)
         self._put_text(buyer)
-        self._put_text(buy_client_order_id)
+        client_order_ids.write(buy_order_id, out)
         self._put(buy_order_id)
         self._put(buy_open)
         self._put_text(buy_account)
         self._put_text(seller)
-        self._put_text(sell_client_order_id)
+        client_order_ids.write(sell_order_id, out)
         self._put(sell_order_id)
         self._put(sell_open)
         self._put_text(sell_account)

@@ -22,7 +22,7 @@ from engine.core import Engine
 from engine.events import Event
 from engine.log import encode_commands
 from engine.log.digest import DigestChain
-from engine.ticket import OrderTicket
+from engine.ticket import CommandTicket
 from engine.types import Phase
 from gateway.bus.port import Delivery
 from gateway.clock import Clock
@@ -45,7 +45,7 @@ class Entry:
     def __init__(
         self,
         participant: str,
-        commands: Sequence[Command | OrderTicket],
+        commands: Sequence[Command | CommandTicket],
         raw: bytes | msgspec.Raw,
         nbytes: int,
         delivery: Delivery | None = None,

@@ -34,7 +34,7 @@ from engine.commands import Command
 from engine.faults import LogDamaged, LogFailed
 from engine.log.digest import STATE_VERSION
 from engine.log.storage import Storage, StoredFile
-from engine.ticket import OrderTicket
+from engine.ticket import CommandTicket
 from engine.wire import read_groups
 
 LOG_NAME: Final = "market.log"
@@ -107,8 +107,8 @@ class Batch(NamedTuple):
     """One committed batch. The i-th command of a group has the group's time_ns + i."""
 
     record: Record
-    #: (time_ns of its first command, participant, commands); new orders as tickets where that was asked for
-    groups: Sequence[tuple[int, str, Sequence[Command | OrderTicket]]]
+    #: (time_ns of its first command, participant, commands); new orders and cancels as tickets where that was asked for
+    groups: Sequence[tuple[int, str, Sequence[Command | CommandTicket]]]
 
 
 class Mark(NamedTuple):
@@ -230,7 +230,8 @@ class LogReader:
     def entries(self, tickets: bool = False) -> Iterator[Batch | Mark]:
         """Every record, decoded. Stamps increase from command to command.
 
-        With ``tickets`` new orders may come as ``engine/wire.py`` reads them, for whoever only feeds an engine.
+        With ``tickets`` new orders and cancels may come as ``engine/wire.py`` reads them, for whoever only feeds an
+        engine.
         """
         for record in self.records():
             try:
@@ -241,7 +242,7 @@ class LogReader:
                         raise self._damaged(record, text)
                     yield Mark(record, mark.sequence, mark.events_digest, mark.state_digest, mark.state_version)
                     continue
-                groups: Sequence[tuple[int, str, Sequence[Command | OrderTicket]]] | None = None
+                groups: Sequence[tuple[int, str, Sequence[Command | CommandTicket]]] | None = None
                 if tickets:
                     groups = read_groups(record.payload)
                 if groups is None:

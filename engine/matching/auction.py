@@ -33,10 +33,9 @@ from engine.matching.book import (
     Book,
     OrderTable,
     pack_terms,
-    spread,
-    zeros,
 )
 from engine.matching.itayose import SIMULTANEOUS_RR, Equilibrium, allocate, equilibrium, pair
+from engine.memory import spread, zeros
 from engine.tables import TickTable
 
 #: Integers of a pair: buy, sell, quantity.

@@ -23,9 +23,9 @@ from engine.matching.book import (
     Fills,
     OrderTable,
     pack_terms,
-    zeros,
 )
 from engine.matching.continuous import take, withdraw
+from engine.memory import zeros
 
 _RECORD: Final = 24
 _32_BITS: Final = 0xFFFFFFFF

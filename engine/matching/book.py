@@ -28,6 +28,8 @@ from mypy_extensions import i64
 from sortedcontainers import SortedDict
 
 from engine.faults import InvariantBroken
+from engine.memory import zeros
+from engine.names import Name, Names
 
 BUY: Final = 0
 SELL: Final = 1
@@ -93,28 +95,7 @@ _BLOCK: Final = 64
 _TEXT_SHIFT: Final = 12
 _TEXT_MASK: Final = (1 << _TEXT_SHIFT) - 1
 
-_31_BITS: Final = 0x7FFFFFFF
-_HASH: Final = 0x9E3779B1
-
 _encode: Final = msgspec.msgpack.Encoder().encode
-
-
-def spread(key: i64) -> i64:
-    """Where the search for a key begins in a table, before the mask. Never overflows."""
-    return ((key ^ key >> 31) & _31_BITS) * _HASH >> 12
-
-
-def zeros(length: i64, reserved: i64) -> vec[i64]:
-    """``length`` zeros, with address space for ``reserved``; where there is not so much of it, with less."""
-    content = memoryview(bytes(8 * int(length))).cast("q")
-    while True:
-        try:
-            # From a buffer: a vector made of its capacity alone writes to all of it, and so takes the memory at once.
-            return vec[i64](content, capacity=reserved)
-        except MemoryError:
-            if reserved <= length:
-                raise
-            reserved = reserved // 2
 
 
 @final
@@ -223,12 +204,18 @@ class OrderTable:
         self.priority: Final = Column(self, PRIORITY)  #: sequence of the command that earned the place in the queue
         self.next: Final = Column(self, NEXT)  #: behind it at the same price; 0: last
         self.previous: Final = Column(self, PREVIOUS)
-        self.client_order_id: Final = Texts()
+        self.client_order_id: Final = Names()
         self.account: Final = Texts()
         self._empty_rows: Final = vec[i64]([0] * (_BLOCK * _WIDTH))
 
     def append(
-        self, terms: i64, price: i64, quantity: i64, priority: i64 = 0, client_order_id: str = "", account: str = ""
+        self,
+        terms: i64,
+        price: i64,
+        quantity: i64,
+        priority: i64 = 0,
+        client_order_id: Name | None = None,
+        account: str = "",
     ) -> i64:
         """Take in an order, outside any queue, and return its number."""
         self.client_order_id.append(client_order_id)
@@ -296,10 +283,10 @@ class OrderTable:
             numbers.append([column[order] for order in range(start, end)])
         numbers.append([self.state[order] for order in range(start, end)])
         numbers.append([self.priority[order] for order in range(start, end)])
-        texts: list[list[str]] = []
-        for column_of_texts in (self.client_order_id, self.account):
-            texts.append([column_of_texts[order] for order in range(start, end)])
-        return numbers, texts
+        orders = range(start, end)
+        ids = self.client_order_id
+        accounts = self.account
+        return numbers, [[ids[order] for order in orders], [accounts[order] for order in orders]]
 
     def contents(self, start: i64, end: i64) -> vec[i64]:
         """A copy of the rows from ``start`` up to but not including ``end``, for a digest: eight integers each.

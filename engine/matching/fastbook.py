@@ -45,9 +45,8 @@ from engine.matching.book import (
     Book,
     Fills,
     OrderTable,
-    spread,
-    zeros,
 )
+from engine.memory import spread, zeros
 
 #: Places of the buy side count down from here: above every price (2**48) and a multiple of 32.
 _TOP: Final = 1 << 49

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from engine.commands import ExchangeCommand, MemberCommand
-from engine.ticket import OrderTicket
+from engine.ticket import CommandTicket
 from engine.wire import PAYS, read_message
 from gateway.bus.messages import (
     BATCH_MAX,
@@ -69,10 +69,10 @@ DECODE_ERRORS: Final = (ValueError, RecursionError, OverflowError, MemoryError)
 class Request(NamedTuple):
     """One member's message, checked. ``raw`` is the array of commands as it came: it goes into the log so.
 
-    A new order is a ``NewOrder`` or, where it was written plainly, its ticket.
+    New orders and cancels may be tickets (``engine/ticket.py``): where they were written plainly.
     """
 
-    commands: Sequence[MemberCommand | OrderTicket]
+    commands: Sequence[MemberCommand | CommandTicket]
     raw: Raw
     message_id: str
     resend_from: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from librt.vecs import vec
@@ -30,10 +31,10 @@ from engine.matching.book import (
     ReferenceBook,
     Texts,
     pack_terms,
-    spread,
-    zeros,
 )
 from engine.matching.fastbook import FastBook
+from engine.memory import zeros
+from engine.names import Names, name_of
 
 BOOKS = pytest.mark.parametrize("kind", [FastBook, ReferenceBook])
 #: Compiled code cannot be patched.
@@ -42,45 +43,6 @@ SIDES = pytest.mark.parametrize("side", [BUY, SELL])
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
-
-
-def test_zeros_are_so_many_integers() -> None:
-    assert list(zeros(3, 5)) == [0, 0, 0]
-    assert list(zeros(0, 0)) == []
-    assert list(zeros(4, 4)) == [0, 0, 0, 0]
-
-
-def test_the_search_for_a_key_begins_within_the_numbers_there_are() -> None:
-    assert spread(0) == 0
-    assert 0 <= spread(2**62) < 2**52
-    assert len({spread(key) & 255 for key in range(100)}) > 70
-
-
-@patches
-def test_where_there_is_not_so_much_address_space_less_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    class Scarce:
-        """``vec[i64]`` on a machine with room for 10 integers."""
-
-        def __class_getitem__(cls, _: object) -> Callable[..., list[int]]:
-            def make(content: memoryview, capacity: int) -> list[int]:
-                asked.append(capacity)
-                if capacity > 10:
-                    raise MemoryError
-                return list(content)
-
-            return make
-
-    monkeypatch.setattr(module, "vec", Scarce)
-
-    assert list(zeros(3, 80)) == [0, 0, 0]
-    assert asked == [80, 40, 20, 10]
-    assert {type(capacity) for capacity in asked} == {int}
-    asked.clear()
-    with pytest.raises(MemoryError):
-        zeros(20, 80)
-    assert asked == [80, 40, 20]
 
 
 @patches
@@ -159,7 +121,7 @@ def test_orders_are_numbered_from_one_and_every_column_is_their_own() -> None:
     table = OrderTable()
     assert table.count == 0
     for n in (1, 2, 3):
-        assert table.append(10 * n, 100 * n, 5 * n, 7 * n, f"id-{n}", f"account-{n}") == n
+        assert table.append(10 * n, 100 * n, 5 * n, 7 * n, name_of(f"id-{n}"), f"account-{n}") == n
         assert table.count == n
     for n in (1, 2, 3):
         assert (table.terms[n], table.price[n], table.quantity[n], table.open[n]) == (10 * n, 100 * n, 5 * n, 5 * n)
@@ -200,17 +162,17 @@ def test_an_order_is_open_while_it_has_something_open_and_is_not_gone() -> None:
 def test_an_order_that_is_taken_back_never_was() -> None:
     table = OrderTable(4)
     untouched = list(table.rows)
-    table.append(10, 100, 5, 7, "a", "x")
+    table.append(10, 100, 5, 7, name_of("a"), "x")
     first = list(table.rows)
     for _ in range(2):
-        order = table.append(11, 101, 6, 8, "b", "y")
+        order = table.append(11, 101, 6, 8, name_of("b"), "y")
         table.next[order] = table.previous[order] = 1
         table.state[order] = GONE
 
         table.forget()
 
         assert (table.count, list(table.rows)) == (1, first)
-    assert table.append(11, 101, 6, 8, "c", "z") == 2
+    assert table.append(11, 101, 6, 8, name_of("c"), "z") == 2
     assert (table.client_order_id[2], table.account[2], table.client_order_id[1]) == ("c", "z", "a")
     table.forget()
     table.forget()
@@ -221,19 +183,19 @@ def test_texts_are_kept_in_blocks_each_under_its_number() -> None:
     table = OrderTable()
     count = 3 * 4096 + 5
     for n in range(1, count + 1):
-        table.append(0, 1, 1, 0, f"id-{n}", f"{n % 7}")
+        table.append(0, 1, 1, 0, name_of(f"id-{n}"), f"{n % 7}")
     for n in (1, 4095, 4096, 4097, 8191, 8192, 8193, count):
         assert (table.client_order_id[n], table.account[n]) == (f"id-{n}", f"{n % 7}")
-    assert table.client_order_id[0] == ""
-    assert [len(block) for block in table.client_order_id._full] == [4096, 4096, 4096]
+    assert table.client_order_id[0] == table.account[0] == ""
+    assert [len(block) for block in table.account._full] == [4096, 4096, 4096]
 
 
 def test_an_order_that_begins_a_block_of_texts_can_be_taken_back() -> None:
     table = OrderTable()
     for n in range(1, 4097):
-        table.append(0, 1, 1, 0, f"id-{n}")
+        table.append(0, 1, 1, 0, name_of(f"id-{n}"))
     table.forget()
-    assert table.append(0, 1, 1, 0, "another") == 4096
+    assert table.append(0, 1, 1, 0, name_of("another")) == 4096
     assert (table.client_order_id[4095], table.client_order_id[4096]) == ("id-4095", "another")
 
 
@@ -241,7 +203,7 @@ def some_orders() -> OrderTable:
     """Open, waiting, filled, cancelled, and cancelled while waiting; with links that belong to a book."""
     table = OrderTable()
     for n in range(1, 6):
-        table.append(pack_terms(n & 1, 0, 0, 3, n), 100 + n, 10 + n, 20 + n, f"id-{n}", f"account-{n}")
+        table.append(pack_terms(n & 1, 0, 0, 3, n), 100 + n, 10 + n, 20 + n, name_of(f"id-{n}"), f"account-{n}")
         table.next[n], table.previous[n] = n + 1, n - 1
         table.rows[(n << ROW_SHIFT) + ROW_OFFSET + LEVEL] = 9 << 2
     table.state[2] = WAITING
@@ -286,7 +248,7 @@ def test_a_digest_reads_rows_without_what_belongs_to_a_book() -> None:
 def test_a_column_and_a_text_are_told_of_many_orders_together() -> None:
     table = OrderTable()
     for n in range(1, 9_001):
-        table.append(n % 2, 100 + n, 5, 7 * n, f"order-{n}", f"account-{n % 3}")
+        table.append(n % 2, 100 + n, 5, 7 * n, name_of(f"order-{n}"), f"account-{n % 3}")
     orders = [9_000, 1, 4_095, 4_096, 4_097, 1, 1, 8_191, 8_192]
 
     asked = vec[i64](orders)
@@ -299,11 +261,13 @@ def test_a_column_and_a_text_are_told_of_many_orders_together() -> None:
     assert list(table.price.of(vec[i64]())) == table.account.of(vec[i64]()) == []
 
 
-def test_the_digest_of_texts_sees_each_of_them_in_whatever_block() -> None:
+@pytest.mark.parametrize("kind", [Texts, Names])
+def test_the_digest_of_texts_sees_each_of_them_in_whatever_block(kind: type[Texts | Names]) -> None:
     def digest(changed: int) -> bytes:
-        texts = Texts()
+        texts: Any = kind()
         for n in range(1, 10_000):
-            texts.append("another" if n == changed else f"text-{n}")
+            text = "another" if n == changed else f"text-{n}"
+            texts.append(name_of(text) if kind is Names else text)
             if n % 1_000 == 0:
                 texts.digest()  # asking changes nothing
         return texts.digest()

@@ -28,7 +28,7 @@ from engine import (
     identities,
 )
 from engine.commands import MemberCommand
-from engine.identities import Member, Outcomes
+from engine.identities import Member
 from engine.matching.book import GONE, OrderTable
 from tests.market import CODE, START_DAY, TODAY, every, only, refusal, start, zaraba
 
@@ -279,36 +279,6 @@ def test_a_request_that_differs_in_anything_is_a_duplicate(asked: MemberCommand,
 
     assert refusal(market.run(forged, "alpha")).reason == Reason.DUPLICATE_CLIENT_ORDER_ID
     assert market.run(asked, "alpha") == repeated(first[-1:])
-
-
-def test_outcomes_are_found_by_any_id_however_many_there_are() -> None:
-    ids = (
-        [f"o-{n}" for n in range(3_000)]
-        + [f"{n:x}-A" for n in range(500)]
-        + list("abc")
-        + ["ab", "", "é" * 36, "注文123"]
-    )
-    outcomes, right = Outcomes(), {}
-    for n, name in enumerate(ids):
-        assert outcomes.get(name) == -1
-        outcomes.put(name, n)
-        right[name] = n
-        if n % 7 == 0:
-            assert outcomes.pop(name) == right.pop(name)
-
-    assert [outcomes.get(name) for name in ids] == [right.get(name, -1) for name in ids]
-    with pytest.raises(KeyError):
-        outcomes.pop("nothing")
-
-
-@pytest.mark.parametrize("form", ["o-{}", "{:09}", "{:x}", "m01-{:06}-a"])
-def test_no_dictionary_of_ids_grows_with_all_of_them(form: str) -> None:
-    """It is made anew when it grows: that must not be a pause."""
-    outcomes = Outcomes()
-    for n in range(50_000):
-        outcomes.put(form.format(n), n)
-
-    assert max(len(part) for part in outcomes._parts) < 4 * 50_000 // len(outcomes._parts)
 
 
 def test_a_member_knows_its_open_orders_whatever_ended_and_whenever_it_was_asked() -> None:

@@ -31,6 +31,7 @@ from engine import (
 from engine.core import BOOKS, MARK_ROWS
 from engine.identities import BLOCK, KEPT_BLOCK, Identities, newest
 from engine.matching.book import GONE
+from engine.names import Names, name_of
 from tests.market import CODE, TODAY
 
 FUNDED = "FUNDED"
@@ -127,14 +128,19 @@ def change_last(values: list[object], value: object) -> None:
     values[-1] = value
 
 
+def change_last_name(ids: Names) -> None:
+    ids.forget()
+    ids.append(name_of("another"))
+
+
 #: One change of each part of the state.
 CHANGES: dict[str, Callable[[Engine], object]] = {
     "sequence": lambda e: setattr(e, "sequence", e.sequence + 1),
     "stamp": lambda e: setattr(e, "time_ns", 1),
     "date": lambda e: setattr(e, "date", TODAY + 1),
     "trades": lambda e: setattr(e, "trades", e.trades + 1),
-    "orders": lambda e: e._orders.append(0, 1, 1, 0, "another"),
-    "id of an order": lambda e: (e._orders.client_order_id.forget(), e._orders.client_order_id.append("one more")),
+    "orders": lambda e: e._orders.append(0, 1, 1, 0, name_of("another")),
+    "id of an order": lambda e: change_last_name(e._orders.client_order_id),
     "account of an order": lambda e: (e._orders.account.forget(), e._orders.account.append("one more")),
     "newer price": lambda e: set_row(e, "price", True, 1),
     "newer quantity": lambda e: set_row(e, "quantity", True, 1),
@@ -146,8 +152,8 @@ CHANGES: dict[str, Callable[[Engine], object]] = {
     "older open": lambda e: set_row(e, "open", False, 1),
     "older state": lambda e: set_row(e, "state", False, GONE),
     "queue": swap_first,
-    "outcome": lambda e: e._identities.remember(e._identities.members[0], "c-x", 2, 7),
-    "id of a request": lambda e: (e._identities._requests.forget(), e._identities._requests.append("another")),
+    "outcome": lambda e: e._identities.remember(e._identities.members[0], name_of("c-x"), 2, 7),
+    "id of a request": lambda e: change_last_name(e._identities._ids.requests.ids),
     "kept answer": lambda e: change_last(e._identities._kept, e._identities._kept[0]),
     "kept content": lambda e: change_last(e._identities._contents, b"another"),
     "member": lambda e: e._identities.add("gamma"),
@@ -245,14 +251,14 @@ def test_what_is_never_changed_is_hashed_as_it_comes(market: Engine) -> None:
 
 def test_an_answer_that_is_taken_back_at_the_end_of_a_block_leaves_no_trace() -> None:
     def digest(taken_back: bool) -> bytes:
-        identities = Identities()
+        identities = Identities(Names())
         member = identities.add("alpha")
         for n in range(BLOCK + 1):
             command = CancelOrder(f"c-{n}", f"o-{n}")
             if taken_back:
-                identities.keep(member, f"c-{n}", CancelOrder("another", "one"), answer(0))
-                identities.forget(member, f"c-{n}")
-            identities.keep(member, f"c-{n}", command, answer(n))
+                identities.keep(member, name_of(f"c-{n}"), CancelOrder("another", "one"), answer(0))
+                identities.forget(member, name_of(f"c-{n}"))
+            identities.keep(member, name_of(f"c-{n}"), command, answer(n))
         return identities.digest()
 
     assert digest(True) == digest(False)

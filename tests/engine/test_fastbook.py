@@ -23,9 +23,9 @@ from engine.matching.book import (
     OrderTable,
     ReferenceBook,
     pack_terms,
-    spread,
 )
 from engine.matching.fastbook import FastBook
+from engine.memory import spread
 from engine.types import PRICE_MAX
 
 #: step between prices, how many of them

@@ -68,7 +68,9 @@ from engine.events import Accepted, Activated, Amended, Cancelled, DisplayChange
 from engine.funding import Funding
 from engine.matching import auction
 from engine.matching.book import ReferenceBook
+from engine.names import Name
 from engine.profiles import PROFILES
+from engine.ticket import OrderTicket
 from engine.types import PRICE_MAX, OrderType, Phase, SelfTrade, Side, TimeInForce, WindowKind
 from tests.engine.conserved import Conserved
 from tests.engine.kinds import KINDS, Kind, terms
@@ -718,11 +720,13 @@ def _only_the_first_pair_of_an_auction_trades(monkeypatch: pytest.MonkeyPatch) -
 
 
 def _a_repeat_is_carried_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def identify(self: Any, participant: str, request_id: str, command: Any, events: list[Event]) -> Any:
+    def identify(self: Any, participant: str, name: Name, command: Any, events: list[Event]) -> Any:
         member = self._identities.by_name.get(participant)
-        if member is not None and not isinstance(command, NewOrder) and member.outcomes.get(request_id) >= 0:
-            member.outcomes.pop(request_id)
-        return honest(self, participant, request_id, command, events)
+        if member is not None and name.size and not isinstance(command, OrderTicket):
+            at = self._identities._ids._find(member.index, name)
+            if at >= 0:
+                self._identities._ids._cells[at] = -1
+        return honest(self, participant, name, command, events)
 
     honest = Engine._identify
     monkeypatch.setattr(Engine, "_identify", identify)

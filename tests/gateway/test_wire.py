@@ -29,7 +29,8 @@ from engine import (
 from engine.commands import StartDay
 from engine.events import Accepted, Cancelled, Traded
 from engine.log import LogReader, MemoryStorage, log
-from engine.ticket import OrderTicket
+from engine.names import Names, name_of
+from engine.ticket import CancelTicket, CommandTicket, OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX
 from engine.wire import EventWriter, read_groups, read_message
 from gateway.bus import codec
@@ -92,10 +93,8 @@ def read(data: bytes) -> tuple[str, int, list[MemberCommand]] | None:
     return found.message_id, found.start, [orders(wish) for wish in found.commands]
 
 
-def orders(wish: MemberCommand | OrderTicket) -> MemberCommand:
-    if not isinstance(wish, OrderTicket):
-        return wish
-    return wish.command
+def orders(wish: MemberCommand | CommandTicket) -> MemberCommand:
+    return wish.command if isinstance(wish, CommandTicket) else wish
 
 
 def decoded(data: bytes) -> Request | None:
@@ -249,6 +248,15 @@ def test_a_ticket_made_of_bytes_says_what_its_order_says() -> None:
     assert encode(ticket.command) == encode(order)
 
 
+def test_a_cancel_made_of_bytes_says_what_it_said() -> None:
+    found = read_message(payload([CancelOrder("c-1", "a-1")]), MESSAGE_ID_MAX, BATCH_MAX)
+
+    assert found is not None
+    ticket = found.commands[0]
+    assert isinstance(ticket, CancelTicket)
+    assert ticket.command == CancelOrder("c-1", "a-1")
+
+
 whole = edges | st.integers(-(2**63), 2**64 - 1) | st.sampled_from([2**62 - 1, 2**62, 2**63 - 1, 2**63])
 #: What a field of an event can hold.
 CONTENTS: dict[Any, st.SearchStrategy[Any]] = {
@@ -272,13 +280,31 @@ def of(kind: type[Event]) -> st.SearchStrategy[Event]:
     return st.builds(kind, *[content(field.type) for field in msgspec.structs.fields(kind)])
 
 
-@given(st.lists(of(Accepted) | of(Cancelled) | of(Traded), min_size=1, max_size=3))
-def test_an_event_is_written_as_msgspec_writes_it(events: list[Event]) -> None:
+@given(st.lists(st.tuples(of(Accepted) | of(Cancelled) | of(Traded), ids, ids), min_size=1, max_size=3))
+def test_an_event_is_written_as_msgspec_writes_it(events: list[tuple[Event, str, str]]) -> None:
     writer = EventWriter()
-    methods = {Accepted: writer.accepted, Cancelled: writer.cancelled, Traded: writer.traded}
-
-    for event in events:
-        assert methods[type(event)](*msgspec.structs.astuple(event)) == encode(event)
+    for event, first, second in events:
+        names = Names()
+        names.append(name_of(first))
+        names.append(name_of(second))
+        if isinstance(event, Accepted):
+            event = msgspec.structs.replace(event, client_order_id=first)
+            fields = msgspec.structs.astuple(event)
+            written = writer.accepted(fields[0], name_of(first), *fields[2:])
+        elif isinstance(event, Cancelled):
+            request = name_of(second) if event.request_id else None
+            event = msgspec.structs.replace(
+                event, client_order_id=first, order_id=1, request_id=second if request is not None else ""
+            )
+            fields = msgspec.structs.astuple(event)
+            written = writer.cancelled(fields[0], names, *fields[2:8], request, *fields[9:])
+        else:
+            event = msgspec.structs.replace(
+                event, buy_client_order_id=first, buy_order_id=1, sell_client_order_id=second, sell_order_id=2
+            )
+            fields = msgspec.structs.astuple(event)
+            written = writer.traded(names, *fields[:5], *fields[6:10], *fields[11:])
+        assert written == encode(event)
 
 
 @pytest.mark.parametrize("kind", get_args(Event))

@@ -34,7 +34,9 @@ OUTER_ROOMS = {
 ROOMS = {path.stem for path in (ROOT / "engine").iterdir()}
 DATABASES = {"psycopg", "sqlalchemy", "sqlite3", "web3"}
 MQTT = {"aiomqtt", "amqtt", "asyncio_mqtt", "gmqtt", "paho"}
-#: Answers differ from run to run (hash seed, address) or come from outside.
+#: Answers differ from run to run (hash seed, address) or come from outside. Where ids are found in a table, a hash that
+#: nobody can foresee is wanted; that nothing comes of it but places, test_core_library.py says with several seeds.
+HASHES = {"names.py"}
 NEVER_CALLED_IN_ENGINE = {"hash", "id", "open", "input", "eval", "exec", "__import__", "print"}
 CLOCKS = {"now", "today", "utcnow", "fromtimestamp", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"}
 
@@ -83,8 +85,8 @@ def floats(source: str) -> list[str]:
     return found
 
 
-def impure(source: str) -> list[str]:
-    """Awaits, clocks, and calls whose answer is not a function of the arguments' values."""
+def impure(source: str, excused: frozenset[str] = frozenset()) -> list[str]:
+    """Awaits, clocks, and calls whose answer is not a function of the arguments' values, but for those ``excused``."""
     tree = ast.parse(source)
     # A class may say how its values hash; what the engine must not do is look at the number.
     definitions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__hash__"]
@@ -98,7 +100,7 @@ def impure(source: str) -> list[str]:
         elif isinstance(node, ast.Call):
             name = node.func.id if isinstance(node.func, ast.Name) else ""
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if name in NEVER_CALLED_IN_ENGINE or method in CLOCKS:
+            if name in NEVER_CALLED_IN_ENGINE - excused or method in CLOCKS:
                 found.append(f"{node.lineno}: {ast.unparse(node.func)}()")
         elif isinstance(node, ast.Global):
             found.append(f"{node.lineno}: global {', '.join(node.names)}")
@@ -142,7 +144,7 @@ def test_no_float_exists_in_the_engine(path: Path) -> None:
 
 @each(sources("engine", without=("engine/log",)))
 def test_the_engine_waits_for_nothing_and_asks_nobody(path: Path) -> None:
-    assert impure(path.read_text()) == []
+    assert impure(path.read_text(), frozenset({"hash"} if path.name in HASHES else ())) == []
 
 
 @each(sources("gateway", without=("gateway/bus",)))
