@@ -264,6 +264,9 @@ def check_quantity(quantity: int, instrument: Instrument) -> Refusal | None:
     return None
 
 
+_VALUE_LAST: Final = VALUE_MAX - 1  #: the largest number that is no object in compiled code
+
+
 def worst_price(price: int, instrument: Instrument) -> int:
     """The most that a unit may cost in any trade of an order: no buyer pays more than its own limit.
 
@@ -298,7 +301,7 @@ def check_price(
     if market and at_once and not instrument.upper:
         return None
     worst = worst_price(price, instrument)
-    if worst * quantity >= VALUE_MAX:
+    if worst * quantity > _VALUE_LAST:
         text = f"Expected price times quantity below {VALUE_MAX}, got {quantity} at up to {worst} - at `$.quantity`"
         return Refusal(Reason.VALUE_TOO_LARGE, text)
     return None

@@ -206,8 +206,12 @@ class Engine(Quoting):
         self._fast: Final = (book or DEFAULT_BOOK) == FAST
         self._reference: Final = ReferenceData()
         self._operators: Final = Operators()
-        #: Who sent the command before: the next is often of the same batch. No part of the state.
+        #: Who sent the command before, and the name as it was given: the next is often of the same batch. No part of
+        #: the state; neither is the instrument of the last order.
         self._sender: Member | None = None
+        self._sender_name: str = ""
+        self._asked: Instrument | None = None
+        self._asked_code: str = ""
         self._funded: bool = False  #: whether some instrument is pre-funded
 
     # --- commands ----------------------------------------------------------------------------------------------------
@@ -387,8 +391,9 @@ class Engine(Quoting):
     ) -> Member | None:
         """The member, if the command is well formed and its id is new. Otherwise None, and the answer is given."""
         member = self._sender
-        if member is None or member.name is not participant:
+        if member is None or self._sender_name is not participant:
             member = self._sender = self._identities.by_name.get(participant)
+            self._sender_name = participant
         if member is None:
             if not is_participant(participant):
                 text = f"Expected a participant of 1 to 16 characters a-z, 0-9, -, got {plain(participant)}"
@@ -473,7 +478,10 @@ class Engine(Quoting):
     # --- new order ---------------------------------------------------------------------------------------------------
 
     def _new(self, command: OrderTicket, member: Member, events: list[Event]) -> None:
-        instrument = self._by_code.get(command.instrument)
+        instrument = self._asked
+        if instrument is None or self._asked_code is not command.instrument:
+            instrument = self._asked = self._by_code.get(command.instrument)
+            self._asked_code = command.instrument
         try:
             refusal = self._check_new(command, instrument, member)
         except InvariantBroken as fault:  # it looks at whom the order would meet
@@ -1022,7 +1030,7 @@ class Engine(Quoting):
             member.name,
             command.name,
             order,
-            command.instrument,
+            instrument.code,
             command.side,
             command.quantity,
             command.price,

@@ -393,16 +393,32 @@ class Outcomes:
         self._used = append(self._used, 0)
         self._bits = append(self._bits, bits + 1)
         self._bits[segment] = bits + 1
-        self._used[segment] = 0
-        for i in range(start, start + _SEGMENT):
+        for i in range(start, start + _SEGMENT, 2):
             self._cells[i] = 0
         place = hashed & (bit - 1) | bit
         while place <= self._low:
             self._segments[place] = fresh
             place += bit << 1
+        cells = self._cells
+        moved: i64 = 0
+        kept: i64 = 0
         for at in range(0, _SEGMENT, 2):
-            if before[at] > 0:
-                self._enter(before[at], before[at + 1])
+            known = before[at]
+            if known <= 0:
+                continue
+            begin = start
+            if known & bit:
+                begin = fresh
+                moved += 1
+            else:
+                kept += 1
+            slot = known >> _SLOT_SHIFT & _SLOT_MASK
+            while cells[begin + (slot << 1)]:
+                slot = (slot + 1) & _SLOT_MASK
+            cells[begin + (slot << 1)] = known
+            cells[begin + (slot << 1) + 1] = before[at + 1]
+        self._used[segment] = kept
+        self._used[fresh >> _SEGMENT_SHIFT] = moved
 
     def forget(self, member: i64, name: Name) -> i64:
         """Take back the last ``put``, of this id; what became of it. Raises ``KeyError`` for one that is not there."""

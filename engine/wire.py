@@ -562,6 +562,9 @@ class EventWriter:
 
     def _put_text(self, text: str) -> None:
         out = self._out
+        if not text:
+            out.append(u8(_TEXT))
+            return
         data = text.encode("utf-8")
         size: i64 = len(data)
         if size <= _TEXT_MOST:
