@@ -130,7 +130,7 @@ def change_last(values: list[object], value: object) -> None:
 
 def change_last_name(ids: Names) -> None:
     ids.forget()
-    ids.append(name_of("another"))
+    ids.append(name_of("one-more"))
 
 
 #: One change of each part of the state.
