@@ -1,11 +1,11 @@
 """What does a whole command cost, from a member's bytes to encoded events, and where does the time go?
 
 A message of ``--batch`` commands is decoded and validated (``gateway.bus.codec``), each command goes through
-``Engine.apply`` (identities, checks, book, events), and what it led to is encoded into the running digest, as the
-sequencer does it. That is the command path, measured in one loop. The same work is then measured stage by stage, each
-over some thousand commands, and after it what the gateway makes of the events: private reports and market data, folded
-and encoded at the end of each message. Every stage is an upper bound on its share: it meets cold data that in one loop
-is warm. Python's collector is set as in the exchange (``gateway/interpreter.py``).
+``Engine.carry_out`` (identities, checks, book, events and their bytes), and the bytes go into the running digest, as
+the sequencer does it. That is the command path, measured in one loop. The same work is then measured stage by stage,
+each over some thousand commands, and after it what the gateway makes of the events: private reports and market data,
+folded and encoded at the end of each message. Every stage is an upper bound on its share: it meets cold data that in
+one loop is warm. Python's collector is set as in the exchange (``gateway/interpreter.py``).
 
 Not included: the log and its sync (``durable.py``), the bus (``bus.py``). The stream, its trades and the late cancels
 are checked in every round.
@@ -30,6 +30,7 @@ from rich.console import Console
 from benchmarks import figures, flow, machine
 from engine import Engine, Event
 from engine.log.digest import DigestChain
+from engine.wire import WrittenEvent, plain
 from gateway.bus import codec
 from gateway.bus.codec import Request
 from gateway.clock import SystemClock
@@ -41,8 +42,8 @@ from gateway.reports import ReportBook
 PATH = "path"
 STAGES = {
     "decode": "bytes to checked commands",
-    "apply": "identities, checks, book, events",
-    "encode": "events into the digest",
+    "apply": "identities, checks, book, events and their bytes",
+    "encode": "the bytes into the digest",
     "reports": "private reports, folded and encoded",
     "market data": "depth, trades, snapshots, folded and encoded",
 }
@@ -75,24 +76,23 @@ def whole(payloads: Payloads) -> tuple[int, int, flow.Truth]:
     The events of a message are judged outside the clock, and gone when the next one comes, as in the exchange.
     """
     engine, digest, decode = fresh(), DigestChain(), codec.decode
-    apply, update = engine.apply, digest.update_all
+    carry_out = engine.carry_out
     elapsed = elapsed_cpu = 0
 
     def answers() -> Iterator[list[Event]]:
         nonlocal elapsed, elapsed_cpu
-        sequence, stamp = engine.sequence, START_NS
+        stamp = START_NS
         for participant, payload in payloads.messages:
             start_cpu, start = time.process_time_ns(), time.perf_counter_ns()
-            said: list[tuple[int, int, list[Event]]] = []
+            said: list[list[Event | WrittenEvent]] = []
             for command in decode(payload).commands:
-                sequence += 1
                 stamp += 1
-                said.append((sequence, stamp, apply(command, participant, stamp)))
-            update(said)
+                said.append(carry_out(command, participant, stamp))
+            digest.update_encoded(engine.told())
             elapsed += time.perf_counter_ns() - start
             elapsed_cpu += time.process_time_ns() - start_cpu
-            for _, _, events in said:
-                yield events
+            for events in said:
+                yield plain(events)
 
     truth = flow.found(answers())
     return elapsed, elapsed_cpu, truth
@@ -115,7 +115,8 @@ class Staged:
     ) -> list[list[Event]]:
         """All stages over ``messages``; ``around`` runs each. Returns the events of each command."""
         requests: list[tuple[str, Request]] = []
-        events: list[list[Event]] = []
+        events: list[list[Event | WrittenEvent]] = []
+        told: list[bytes] = []
         first, before = self.engine.sequence + 1, self.stamp
 
         def decode() -> None:
@@ -124,18 +125,16 @@ class Staged:
                 keep((participant, take(payload)))
 
         def apply() -> None:
-            do, keep, stamp = self.engine.apply, events.append, before
+            do, keep, stamp = self.engine.carry_out, events.append, before
             for participant, request in requests:
                 for command in request.commands:
                     stamp += 1
                     keep(do(command, participant, stamp))
+                told.append(self.engine.told())
 
         def encode() -> None:
-            update, number = self.digest.update_all, 0
-            for _, request in requests:
-                end = number + len(request.commands)
-                update([(first + i, before + 1 + i, events[i]) for i in range(number, end)])
-                number = end
+            for data in told:
+                self.digest.update_encoded(data)
 
         def fold(book: ReportBook | MarketDataBook) -> None:
             take, number = book.fold, 0
@@ -152,7 +151,7 @@ class Staged:
         around("reports", lambda: fold(self.reports))
         around("market data", lambda: fold(self.market_data))
         self.stamp += len(events)
-        return events
+        return [plain(said) for said in events]
 
 
 def stages(

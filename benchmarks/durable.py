@@ -37,6 +37,7 @@ from engine import Engine, Event
 from engine.log import FileStorage, Header, Log, encode_commands
 from engine.log.digest import DigestChain
 from engine.log.replay import replay
+from engine.wire import WrittenEvent, plain
 from gateway.bus import codec
 from gateway.clock import SystemClock
 from gateway.interpreter import short_pauses
@@ -60,7 +61,7 @@ class Market:
         self.log = Log.open(FileStorage(directory), Header("benchmark"))
         self.engine = Engine()
         self.digest = DigestChain()
-        self.events: list[tuple[Event, ...]] = []  # not lists, which the collector would have to visit
+        self.events: list[tuple[Event | WrittenEvent, ...]] = []  # not lists, which the collector would have to visit
         self.done_ns: list[int] = []  #: when each command's events existed
         self.in_flight = 0
         self.on_commit: Callable[[], None] = lambda: None
@@ -82,7 +83,7 @@ class Market:
             mark_every=MARK_EVERY,
         )
 
-    def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
+    def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event | WrittenEvent]) -> None:
         self.done_ns.append(time.perf_counter_ns())
         self.events.append(tuple(events))
 
@@ -111,7 +112,7 @@ class Market:
 
     def verify(self, right: flow.Truth) -> list[str]:
         """What is wrong; the log must give the same market again."""
-        wrong = flow.differences(right, flow.found(self.events))
+        wrong = flow.differences(right, flow.found(map(plain, self.events)))
         result = replay(self.directory)
         result.reader.close()
         if result.sequence != self.engine.sequence:

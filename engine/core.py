@@ -165,7 +165,7 @@ from engine.types import (
     Side,
     TimeInForce,
 )
-from engine.wire import EventWriter
+from engine.wire import PAYS, EventWriter, WrittenEvent
 
 # Names of another module are looked up at every use; these are not.
 _NewOrder: Final = NewOrder
@@ -212,6 +212,8 @@ class Engine(Quoting):
         self._sender_name: str = ""
         self._asked: Instrument | None = None
         self._asked_code: str = ""
+        self._keeping: EventWriter | None = EventWriter(keeps=True) if PAYS else None
+        self._told: Final = EventWriter()
         self._funded: bool = False  #: whether some instrument is pre-funded
 
     # --- commands ----------------------------------------------------------------------------------------------------
@@ -270,6 +272,24 @@ class Engine(Quoting):
         finally:
             self._writer = None
         return told.written()
+
+    def carry_out(self, command: Command | CommandTicket, participant: str, time_ns: int) -> list[Event | WrittenEvent]:
+        """``apply``, for whoever needs the event bytes too: ``told`` has them.
+
+        Most of what follows from a member's command comes as these bytes: that costs less than to make objects of it
+        and to write those. Interpreted it does not, and all is as ``apply`` has it.
+        """
+        self._writer = self._keeping if participant else None
+        try:
+            events = self.apply(command, participant, time_ns)
+        finally:
+            self._writer = None
+        self._told.command(self.sequence, time_ns, events)
+        return cast("list[Event | WrittenEvent]", events)
+
+    def told(self) -> bytes:
+        """The event bytes of all that was carried out since this was asked last, as ``tell`` returns them."""
+        return self._told.written()
 
     def _exchange(self, command: Command, participant: str, events: list[Event]) -> None:
         """Commands of the exchange itself."""

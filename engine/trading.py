@@ -146,7 +146,7 @@ class Trading:
         #: Stops that this command's trades have triggered and that have not yet had their turn.
         self._triggered: Final[deque[int]] = deque()
         self._planned: Final = Fills()  #: of the order that trades
-        #: For whoever only wants the bytes of events, see ``Engine.tell``.
+        #: For whoever wants the bytes of events, see ``Engine.tell`` and ``carry_out``.
         self._writer: EventWriter | None = None
 
     def _writer_for(self, instrument: Instrument) -> EventWriter | None:
@@ -1052,7 +1052,7 @@ class Trading:
         buy_limit = table.price[buy]
         sell_limit = table.price[sell]
         writer = self._writer_for(instrument)
-        if writer is not None:
+        if writer is not None and not writer.keeps:
             written = writer.traded(
                 ids, self.trades, instrument.code, price, quantity,
                 buyer, buy, buy_open, buy_account, seller, sell, sell_open, sell_account,

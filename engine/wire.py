@@ -14,11 +14,12 @@ left to it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple, final
 
 import msgspec
 from librt.strings import BytesWriter, write_i64_be
-from mypy_extensions import i64, u8
+from mypy_extensions import i64, mypyc_attr, u8
 
 from engine.backend import CHOSEN, COMPILED
 from engine.checks import is_participant
@@ -378,13 +379,54 @@ _32_BITS: Final = 0xFFFFFFFF
 _62_BITS: Final = 2**62 - 1  #: up to here a number is no object in compiled code
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Event).decode
+
+
+@final
+@mypyc_attr(acyclic=True)
+class WrittenEvent:
+    """An ``Accepted`` or a ``Cancelled``, never a repeated one, as bytes, with what most who hear of it ask."""
+
+    def __init__(
+        self,
+        written: bytes,
+        participant: str,
+        order_id: int,
+        instrument: str,
+        side: int,
+        price: int,
+        change: int,
+    ) -> None:
+        self.written: Final = written
+        self.participant: Final = participant
+        self.order_id: Final = order_id
+        self.instrument: Final = instrument
+        self.side: Final = side
+        self.price: Final = price
+        self.change: Final = change  #: of the open quantity at that price; 0: the order waits outside the book
+
+    @property
+    def event(self) -> Event:
+        """The event itself, made anew each time."""
+        event: Event = _decode(self.written)
+        return event
+
+
+def plain(events: Iterable[Event | WrittenEvent]) -> list[Event]:
+    """All of them as objects."""
+    return [event.event if isinstance(event, WrittenEvent) else event for event in events]
 
 
 @final
 class EventWriter:
     """Writes events, by a method for each type with its fields in their order, enums as numbers; and what has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool = False) -> None:
+        """``keeps``: somebody is going to hear of the events, so what is asked of them most often comes with the bytes.
+
+        Trades are then left to be made as objects.
+        """
+        self.keeps: Final = keeps
         self._out: Final = BytesWriter()
         # The last member and the last code, as they were written: the next is often the same object.
         self._member: str = ""
@@ -407,7 +449,7 @@ class EventWriter:
         display_quantity: int,
         repeat: bool,
         waiting: bool,
-    ) -> bytes:
+    ) -> bytes | WrittenEvent:
         """An ``Accepted``."""
         out = self._out
         out.truncate(0)
@@ -425,6 +467,10 @@ class EventWriter:
         self._put(display_quantity)
         self._put_flag(repeat)
         self._put_flag(waiting)
+        if self.keeps:
+            return WrittenEvent(
+                out.getvalue(), participant, order_id, instrument, side, price, 0 if waiting else quantity
+            )
         return out.getvalue()
 
     def cancelled(
@@ -440,7 +486,7 @@ class EventWriter:
         request_id: Name | None,
         repeat: bool,
         waiting: bool,
-    ) -> bytes:
+    ) -> bytes | WrittenEvent:
         """A ``Cancelled``; its client_order_id is that of ``order_id``."""
         out = self._out
         out.truncate(0)
@@ -459,6 +505,10 @@ class EventWriter:
             request_id.write(out)
         self._put_flag(repeat)
         self._put_flag(waiting)
+        if self.keeps:
+            return WrittenEvent(
+                out.getvalue(), participant, order_id, instrument, side, price, 0 if waiting else -quantity
+            )
         return out.getvalue()
 
     def traded(
@@ -507,8 +557,8 @@ class EventWriter:
         self._put(sell_limit)
         return out.getvalue()
 
-    def command(self, sequence: int, time_ns: int, events: list[Event]) -> None:
-        """What one command led to, behind those before it. Of the events some may be bytes by now."""
+    def command(self, sequence: int, time_ns: int, events: Sequence[Event | WrittenEvent]) -> None:
+        """What one command led to, behind those before it. Of the events some may be written by now."""
         out = self._out
         out.append(u8(_ARRAY | 3))
         self._put(sequence)
@@ -527,12 +577,19 @@ class EventWriter:
             out.append(u8(size >> 8 & _8_BITS))
             out.append(u8(size & _8_BITS))
         for event in events:
-            written: object = event
-            out.write(written if isinstance(written, bytes) else _encode(event))
+            said: object = event
+            if isinstance(said, bytes):
+                out.write(said)
+            elif isinstance(said, WrittenEvent):
+                out.write(said.written)
+            else:
+                out.write(_encode(event))
 
     def written(self) -> bytes:
-        """What all the commands led to."""
-        return self._out.getvalue()
+        """What all the commands led to, since it was asked the last time."""
+        data = self._out.getvalue()
+        self._out.truncate(0)
+        return data
 
     def _put(self, value: int) -> None:
         out = self._out

@@ -46,6 +46,7 @@ from engine.events import (
 )
 from engine.log import Header, Log, Storage
 from engine.log.replay import replay
+from engine.wire import WrittenEvent, plain
 from gateway import config as settings
 from gateway.bus import codec, topics
 from gateway.bus.messages import MessageError, OpenOrder, OpenOrders, Status
@@ -121,7 +122,7 @@ def open_log(config: Config, storage: Storage, clock: Clock) -> Log:
 class SettlementPort(Protocol):
     """What the exchange asks of settlement (``gateway.settlement.Settlement``)."""
 
-    def take(self, sequence: int, time_ns: int, events: list[Event]) -> None: ...
+    def take(self, sequence: int, time_ns: int, events: Iterable[object]) -> None: ...
 
     def verify_log(self, last_sequence: int) -> None: ...
 
@@ -289,8 +290,8 @@ class Exchange:
         trade = instruction.trade_ids[0]
         return self.engine.check_settlement(instruction.asset, seller, sell_account, buyer, buy_account, trade)
 
-    def _fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
-        """Everything that follows from one command, in every room."""
+    def _fold(self, sequence: int, time_ns: int, participant: str, events: Sequence[Event | WrittenEvent]) -> None:
+        """Everything that follows from one command, in every room. Of the exchange's own, all events are objects."""
         self.reports.fold(sequence, time_ns, participant, events)
         self.market_data.fold(sequence, time_ns, participant, events)
         if self._live and (self.order_feed.books or not participant):
@@ -298,8 +299,9 @@ class Exchange:
         if self.settlement is not None:
             self.settlement.take(sequence, time_ns, events)
         if not participant:
-            self.schedule.fold(events)
-            for event in events:
+            said = plain(events)
+            self.schedule.fold(said)
+            for event in said:
                 self._news(event)
             return
         if self.market_data.moved:  # a member's order has opened a call, halted a book, changed a quote, met a fault

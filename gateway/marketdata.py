@@ -47,6 +47,7 @@ from engine.events import (
 )
 from engine.faults import InvariantBroken
 from engine.types import Phase, Side
+from engine.wire import WrittenEvent
 from gateway.bus.messages import (
     AuctionResult,
     Depth,
@@ -158,11 +159,15 @@ class MarketDataBook:
         #: What of a member's command also moves the exchange's clock; whoever has passed it on clears it.
         self.moved: list[Event] = []
 
-    def fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
+    def fold(self, sequence: int, time_ns: int, participant: str, events: Iterable[Event | WrittenEvent]) -> None:
         """Take in what one command led to, right after the engine applied it."""
         for event in events:
             # By the type itself: to be told "no" by isinstance takes a Struct class longer than all else here.
-            if type(event) is Accepted:
+            if type(event) is WrittenEvent:
+                change = event.change
+                if change:
+                    self._touch(event.instrument, time_ns).add(event.side, event.price, change)
+            elif type(event) is Accepted:
                 if not event.waiting and not event.repeat:
                     self._touch(event.instrument, time_ns).add(event.side, event.price, event.quantity)
             elif type(event) is Traded:

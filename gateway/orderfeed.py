@@ -13,7 +13,7 @@ engine, so a reader that follows the changes and compares digests has proved bot
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -32,7 +32,8 @@ from engine.events import (
     InstrumentSetAside,
     Traded,
 )
-from engine.types import Side
+from engine.types import SIDES, Side
+from engine.wire import WrittenEvent, plain
 from gateway.bus.messages import (
     BookOrder,
     OrderAdded,
@@ -130,18 +131,21 @@ class OrderFeed:
 
     # --- in --------------------------------------------------------------------------------------------------------
 
-    def fold(self, time_ns: int, events: list[Event]) -> None:
+    def fold(self, time_ns: int, events: Sequence[Event | WrittenEvent]) -> None:
         """Take in what one command led to, right after the engine applied it."""
-        if len(events) == 1 and isinstance(event := events[0], Accepted):  # what most commands lead to
-            resting = self.books.get(event.instrument)
-            if resting is not None and not event.waiting and not event.repeat and event.order_id not in resting.book:
-                resting.say(OrderAdded(event.order_id, event.side, event.price, event.quantity))
-                resting.time_ns = time_ns
-                self.touched[event.instrument] = resting
-            return
+        if len(events) == 1:  # what most commands lead to
+            event = events[0]
+            if type(event) is WrittenEvent and event.change >= 0:
+                if event.change:
+                    self._join(time_ns, event.instrument, event.order_id, event.side, event.price, event.change)
+                return
+            if type(event) is Accepted:
+                if not event.waiting and not event.repeat:
+                    self._join(time_ns, event.instrument, event.order_id, event.side, event.price, event.quantity)
+                return
         seen: dict[str, _Instrument] = {}
         try:
-            self._fold(events, seen)
+            self._fold(plain(events), seen)
         except BookDrifted as error:  # a fault here must not stop a market that is in order
             logger.error("order by order, after %s: %s; corrected from the engine's book", events[:3], error)
             for feed in seen.values():
@@ -150,6 +154,14 @@ class OrderFeed:
             if feed.changes:
                 feed.time_ns = time_ns
                 self.touched[feed.code] = feed
+
+    def _join(self, time_ns: int, code: str, order_id: int, side: int, price: int, quantity: int) -> None:
+        """An order comes to rest, and nothing else happens."""
+        resting = self.books.get(code)
+        if resting is not None and order_id not in resting.book:
+            resting.say(OrderAdded(order_id, SIDES[side], price, quantity))
+            resting.time_ns = time_ns
+            self.touched[code] = resting
 
     def _fold(self, events: list[Event], seen: dict[str, _Instrument]) -> None:
         """``seen`` collects the instruments that the events are about."""

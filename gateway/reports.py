@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, cast
 
 import msgspec
+from msgspec import Raw
 
 from engine.core import Engine
 from engine.events import (
@@ -35,7 +36,8 @@ from engine.events import (
 )
 from engine.log import FileStorage, LogReader
 from engine.types import Side
-from gateway.bus.messages import Bust, Fill, Hello, Report, Reports
+from engine.wire import WrittenEvent
+from gateway.bus.messages import Bust, Fill, Hello, PrivateEvent, Report, Reports
 from gateway.child import die_with_parent
 
 #: Most reports in one message: some 100 bytes each, so a message stays far below what brokers and clients take.
@@ -83,11 +85,13 @@ class ReportBook:
         self._members: dict[str, _Member] = {}
         self._touched: list[str] = []
 
-    def fold(self, sequence: int, time_ns: int, participant: str, events: list[Event]) -> None:
+    def fold(self, sequence: int, time_ns: int, participant: str, events: Iterable[Event | WrittenEvent]) -> None:
         """Take in what one command led to."""
         for event in events:
             # By the type itself: to be told "no" by isinstance takes a Struct class longer than all else here.
-            if type(event) is Accepted or type(event) is Cancelled or type(event) is Rejected:
+            if type(event) is WrittenEvent:
+                self._add(event.participant, Report(sequence, time_ns, cast("PrivateEvent", Raw(event.written))))
+            elif type(event) is Accepted or type(event) is Cancelled or type(event) is Rejected:
                 if event.participant:
                     self._add(event.participant, Report(sequence, time_ns, event))
                 elif self._others is not None:

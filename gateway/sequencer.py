@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -24,6 +24,7 @@ from engine.log import encode_commands
 from engine.log.digest import DigestChain
 from engine.ticket import CommandTicket
 from engine.types import Phase
+from engine.wire import WrittenEvent
 from gateway.bus.port import Delivery
 from gateway.clock import Clock
 from gateway.journal import Group, Journal
@@ -33,7 +34,7 @@ FEW: Final = 64
 #: Most bytes of commands in one record of the log.
 BATCH_BYTES: Final = 8 * 1024 * 1024
 
-Fold = Callable[[int, int, str, list[Event]], None]
+Fold = Callable[[int, int, str, list[Event | WrittenEvent]], None]
 """Called with (sequence, time_ns, participant, events) right after each command was applied."""
 
 
@@ -167,21 +168,21 @@ class Sequencer:
 
     def _apply(self, batch: Sequence[Entry]) -> None:
         """The batch is on disk: now it happens."""
-        apply, fold = self._engine.apply, self._fold
+        carry_out, fold = self._engine.carry_out, self._fold
         sequence = self._engine.sequence
         for entry in batch:
             participant, time_ns = entry.participant, entry.first_ns
-            said: list[tuple[int, int, list[Event]]] = []
+            said: list[list[Event | WrittenEvent]] = []
             for command in entry.commands:
                 sequence += 1
-                events = apply(command, participant, time_ns)
-                said.append((sequence, time_ns, events))
+                events = carry_out(command, participant, time_ns)
+                said.append(events)
                 fold(sequence, time_ns, participant, events)
                 time_ns += 1
-            self._digest.update_all(said)
+            self._digest.update_encoded(self._engine.told())
             self._unmarked += len(said)
             if entry.done is not None and not entry.done.done():
-                entry.done.set_result([events for _, _, events in said])
+                entry.done.set_result(cast("list[list[Event]]", said))  # of the exchange: nothing of it is written
         self._committed(batch)
 
     def _mark_due(self, batch: Iterable[Entry], count: int) -> bool:

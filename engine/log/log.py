@@ -41,8 +41,10 @@ LOG_NAME: Final = "market.log"
 FORMAT_VERSION: Final = 1
 #: Largest payload of one record, in bytes.
 RECORD_MAX: Final = 64 * 1024 * 1024
-#: How far ahead of the last record the file is zeroed, in bytes.
+#: How far ahead of the last record the file is zeroed, in bytes: at first so far, then as far as it has come, up to the
+#: most. The sync behind it takes longer than others, so a market that writes much has few of them.
 AHEAD: Final = 256 * 1024
+AHEAD_MOST: Final = 4 * 1024 * 1024
 
 COMMANDS: Final = 1  #: kind of a record that holds commands
 MARK: Final = 2  #: kind of a record that holds a digest mark
@@ -572,7 +574,7 @@ class Log:
         alone = synced == offset and end <= self._allocated
         try:
             if end > self._allocated:
-                allocated = end + self._ahead
+                allocated = end + (min(max(self._ahead, end), AHEAD_MOST) if self._ahead else 0)
                 self._file.write(self._allocated, bytes(allocated - self._allocated))
                 self._allocated = allocated
             if durable and alone:
