@@ -186,6 +186,7 @@ FAST: Final = "fast"
 #: millisecond's worth. Part of the digest's definition.
 MARK_ROWS: Final = 4096
 MARK_ENTRIES: Final = 1024
+_64_BITS: Final = 2**64
 #: What a market can be made with.
 BOOKS: Final = (REFERENCE, FAST)
 #: The fast book is made for compiled code; interpreted, the reference book is the faster one.
@@ -1561,7 +1562,9 @@ class Engine(Quoting):
             original = self._originals.get(order, -1)
             if options is not None or original >= 0:
                 instrument = self._instruments[table.instrument(order)]
-                own = [order, original, instrument.reserves.get(order, 0), int(order in instrument.stops)]
+                # More than 64 bits have no encoding as one number; what has fewer stays what marks of older logs have.
+                was = original if original < _64_BITS else self._original(order)
+                own = [order, was, instrument.reserves.get(order, 0), int(order in instrument.stops)]
                 joins = int(instrument.imbalance[order]) if order in instrument.imbalance else -1
                 digest.update(encode([own, joins, options.key() if options is not None else []]))
 

@@ -32,7 +32,7 @@ from engine.core import BOOKS, MARK_ROWS
 from engine.identities import BLOCK, KEPT_BLOCK, Identities, newest
 from engine.matching.book import GONE
 from engine.names import Names, name_of
-from tests.market import CODE, TODAY
+from tests.market import CODE, TODAY, zaraba
 
 FUNDED = "FUNDED"
 CALLS = "CALLS"
@@ -196,6 +196,22 @@ def test_each_part_of_the_state_changes_a_mark() -> None:
             same.append(name)
 
     assert same == []
+
+
+@pytest.mark.parametrize("price", [1, 2**20])
+@pytest.mark.parametrize("quantity", [2**15 - 1, 2**15, 2**40 - 1])
+def test_a_digest_takes_in_what_an_amended_order_was_however_large(quantity: int, price: int) -> None:
+    """Quantity and price in one number are more than 64 bits, which MessagePack does not know."""
+    digests = []
+    for first in (quantity, quantity - 1):
+        market = zaraba()
+        market.run(NewOrder("a-1", CODE, Side.BUY, first, price), "alpha")
+        accepted = market.engine.digest()
+        market.run(AmendOrder("r-1", "a-1", 5, 0), "alpha")
+        digests += [market.engine.digest(), market.engine.mark_digest()]
+        assert accepted not in digests
+
+    assert len(set(digests)) == 2
 
 
 def test_a_mark_takes_in_no_more_orders_however_many_there_are() -> None:
