@@ -31,6 +31,7 @@ from engine.log import (
     Storage,
     encode_commands,
 )
+from engine.log import log as module
 from engine.log.digest import STATE_VERSION
 from engine.log.log import _WINDOW as WINDOW
 from engine.log.log import _decode_groups as decode_groups
@@ -187,6 +188,21 @@ def test_space_is_zeroed_ahead_of_the_end_and_given_back_on_closing() -> None:
     assert storage.files[LOG_NAME][grown:] == bytes(end + 1000 - grown)
     log.close()
     assert len(storage.files[LOG_NAME]) == grown
+
+
+def test_a_long_log_zeroes_as_far_ahead_as_it_has_come_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AHEAD_MOST", 3_000)
+    storage = MemoryStorage()
+    log = Log.open(storage, HEADER, ahead=1_000)
+    steps: list[tuple[int, int]] = []
+    for number in range(150):
+        before = len(storage.files[LOG_NAME])
+        end = log.append([(1 + number, "alpha", raw(order(f"a-{number}")))]).end
+        if len(storage.files[LOG_NAME]) > before:
+            steps.append((end, len(storage.files[LOG_NAME]) - end))
+
+    assert [ahead for end, ahead in steps] == [min(max(1_000, end), 3_000) for end, ahead in steps]
+    assert {1_000, 3_000} < {ahead for _, ahead in steps}
 
 
 def test_a_closed_log_takes_nothing_more_and_may_be_closed_again(storage: Storage) -> None:
