@@ -139,9 +139,10 @@ class OrderFeed:
                 if event.change:
                     self._join(time_ns, event.instrument, event.order_id, event.side, event.price, event.change)
                 return
+            if (type(event) is Accepted or type(event) is Cancelled) and (event.waiting or event.repeat):
+                return
             if type(event) is Accepted:
-                if not event.waiting and not event.repeat:
-                    self._join(time_ns, event.instrument, event.order_id, event.side, event.price, event.quantity)
+                self._join(time_ns, event.instrument, event.order_id, event.side, event.price, event.quantity)
                 return
         seen: dict[str, _Instrument] = {}
         try:

@@ -41,18 +41,14 @@ def test_an_id_is_what_the_checks_call_one(text: str) -> None:
     assert name.text == text
 
 
-@pytest.mark.parametrize("place", range(NAME_MAX))
-@pytest.mark.parametrize("length", [1, 3, 4, 5, 7, 8, 9, 12, 16, 31, 32, 33, 36])
-def test_one_wrong_character_anywhere_makes_it_none(length: int, place: int) -> None:
-    if place >= length:
-        return
-    for code in (*range(33), *range(127, 256)):
+@pytest.mark.parametrize("length", [1, 4, 5, 8, 9, 13, 36])
+def test_one_wrong_character_anywhere_makes_it_none(length: int) -> None:
+    for place in range(length):
         data = bytearray(b"~" * length)
-        data[place] = code
-        assert name_at(bytes(data) + PADDING, 0, length) is None
-    for code in range(33, 127):
-        data[place] = code
-        assert name_at(bytes(data) + PADDING, 0, length) is not None
+        for code in range(256):
+            data[place] = code
+            right = 33 <= code <= 126
+            assert (name_at(bytes(data) + PADDING, 0, length) is not None) == right, (place, code)
 
 
 @given(ids, st.binary(max_size=20), st.binary(max_size=20))

@@ -55,11 +55,11 @@ class Rooms:
         return [*found, again, self.others, self.digest.value(), self.market_data.moved]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_every_room_says_the_same_of_events_that_come_as_bytes(seed: int) -> None:
     plainly, written = Rooms(False), Rooms(True)
     kinds: dict[type[Event], int] = {}
-    for number, (command, participant) in enumerate(life(seed, 1_500)):
+    for number, (command, participant) in enumerate(life(seed, 1_000)):
         time_ns = START_NS + 1_000_000 * number
         right = plainly.take(command, participant, time_ns)
         found = written.take(command, participant, time_ns)
@@ -75,4 +75,4 @@ def test_every_room_says_the_same_of_events_that_come_as_bytes(seed: int) -> Non
     assert written.said() == plainly.said()
     assert written.engine.digest() == plainly.engine.digest()
     assert kinds.keys() == {Accepted, Cancelled}
-    assert sum(kinds.values()) > 200
+    assert sum(kinds.values()) > 100
