@@ -137,11 +137,11 @@ class Identities:
         """``orders`` has the client_order_id of each order by its number."""
         self.members: Final[list[Member]] = []
         self.by_name: Final[dict[str, Member]] = {}
-        # For the digest alone: what became of the latest requests in their order, and the ids of those that have no
-        # row. None of it changes once another block has begun, so a block that is full is hashed there and then.
+        self._ids: Final = Outcomes(orders)
+        # For the digest alone: what became of the latest requests in their order. None of it changes once another
+        # block has begun, so a block that is full is hashed there and then.
         self._outcomes = vec[i64]()
         self._outcomes_hash: Final = blake2b(digest_size=32)
-        self._ids: Final = Outcomes(orders)
         self._kept: Final[list[Event]] = []
         self._contents: Final[list[bytes]] = []  #: what was asked, for each of the kept
         self._kept_hash: Final = blake2b(digest_size=32)

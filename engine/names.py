@@ -16,9 +16,10 @@ from typing import Final, final
 
 from librt.strings import BytesWriter, read_i64_le, write_i64_le
 from librt.vecs import append, extend, pop, vec
-from mypy_extensions import i64, mypyc_attr, u8
+from mypy_extensions import i64, mypyc_attr
 
 from engine.memory import zeros
+from engine.packing import put_array, put_text
 
 #: Most characters of an id.
 NAME_MAX: Final = 36
@@ -53,15 +54,6 @@ _FACTOR_2: Final[i64] = _KEY >> 30 & _30_BITS | 1
 _FACTOR_3: Final[i64] = _SEED & _30_BITS | 1
 _FACTOR_4: Final[i64] = _SEED >> 30 & _30_BITS | 1
 
-# MessagePack.
-_TEXT: Final = 0xA0  #: up to 31 bytes
-_TEXT_8: Final = 0xD9
-_SHORT: Final = 0x1F
-_ARRAY: Final = 0x90  #: up to 15 elements
-_ARRAY_16: Final = 0xDC
-_FIFTEEN: Final = 15
-_8_BITS: Final = 0xFF
-
 
 @final
 @mypyc_attr(acyclic=True)
@@ -85,7 +77,7 @@ class Name:
     def write(self, out: BytesWriter) -> None:
         """Write it, as a text of MessagePack."""
         size = self.size
-        _write_size(size, out)
+        put_text(size, out)
         end: i64 = len(out) + size
         data = self.data
         at = self.at
@@ -94,14 +86,6 @@ class Name:
             write_i64_le(out, read_i64_le(data, at))
             at += 8
         out.truncate(end)
-
-
-def _write_size(size: i64, out: BytesWriter) -> None:
-    if size <= _SHORT:
-        out.append(u8(_TEXT | size))
-    else:
-        out.append(u8(_TEXT_8))
-        out.append(u8(size))
 
 
 def name_at(data: bytes, at: i64, size: i64) -> Name | None:
@@ -220,7 +204,7 @@ class Names:
         """Write a name, as a text of MessagePack."""
         place = self._places[number]
         size = place & _SIZE_MASK
-        _write_size(size, out)
+        put_text(size, out)
         self._copy(place, out)
 
     def _copy(self, place: i64, out: BytesWriter) -> None:
@@ -241,13 +225,9 @@ class Names:
     def of(self, numbers: vec[i64]) -> list[str]:
         """The name of each of many; see ``Column.of``. All are made a text at once, of which each is cut."""
         all_places = self._places
-        words = self._words
         places = numbers[:]
         for i in range(len(places)):
             places[i] = all_places[places[i]]
-        for place in places:
-            if place & _SIZE_MASK and words[place >> _SIZE_BITS] == 0:  # never, but so they are fetched together
-                raise AssertionError(f"Expected characters at {place >> _SIZE_BITS}, got none")
         out = self._out
         out.truncate(0)
         for place in places:
@@ -266,12 +246,7 @@ class Names:
         out = BytesWriter()
         start = self._hashed
         count: i64 = len(self._places) - start
-        if count <= _FIFTEEN:
-            out.append(u8(_ARRAY | count))
-        else:
-            out.append(u8(_ARRAY_16))
-            out.append(u8(count >> 8))
-            out.append(u8(count & _8_BITS))
+        put_array(count, out)
         for number in range(start, start + count):
             self.write(number, out)
         return out.getvalue()
@@ -368,6 +343,9 @@ class Outcomes:
         at = self._find(member, name)
         if at < 0:
             return -1
+        return self._outcome(at)
+
+    def _outcome(self, at: i64) -> i64:
         what = self._cells[at + 1]
         return self.requests.indices[what >> 2] << 2 | what & 3 if what & 3 > WAITING_ORDER else what
 
@@ -381,6 +359,10 @@ class Outcomes:
         while self._used[start >> _SEGMENT_SHIFT] >= _MOST:
             self._split(start >> _SEGMENT_SHIFT, hashed)
             start = self._segments[hashed & self._low]
+        self._place(start, hashed, what)
+
+    def _place(self, start: i64, hashed: i64, what: i64) -> None:
+        """Take an id into the segment that begins at ``start``, where there is room."""
         self._used[start >> _SEGMENT_SHIFT] += 1
         cells = self._cells
         slot = hashed >> _SLOT_SHIFT & _SLOT_MASK
@@ -403,39 +385,23 @@ class Outcomes:
         self._used = append(self._used, 0)
         self._bits = append(self._bits, bits + 1)
         self._bits[segment] = bits + 1
+        self._used[segment] = 0
         for i in range(start, start + _SEGMENT, 2):
             self._cells[i] = 0
         place = hashed & (bit - 1) | bit
         while place <= self._low:
             self._segments[place] = fresh
             place += bit << 1
-        cells = self._cells
-        moved: i64 = 0
-        kept: i64 = 0
         for at in range(0, _SEGMENT, 2):
-            known = before[at]
-            if known <= 0:
-                continue
-            begin = start
-            if known & bit:
-                begin = fresh
-                moved += 1
-            else:
-                kept += 1
-            slot = known >> _SLOT_SHIFT & _SLOT_MASK
-            while cells[begin + (slot << 1)]:
-                slot = (slot + 1) & _SLOT_MASK
-            cells[begin + (slot << 1)] = known
-            cells[begin + (slot << 1) + 1] = before[at + 1]
-        self._used[segment] = kept
-        self._used[fresh >> _SEGMENT_SHIFT] = moved
+            if before[at] > 0:
+                self._place(fresh if before[at] & bit else start, before[at], before[at + 1])
 
     def forget(self, member: i64, name: Name) -> i64:
         """Take back the last ``put``, of this id; what became of it. Raises ``KeyError`` for one that is not there."""
         at = self._find(member, name)
         if at < 0:
             raise KeyError(name.text)
-        outcome = self.get(member, name)
+        outcome = self._outcome(at)
         self._cells[at] = _FORGOTTEN
         if outcome & 3 > WAITING_ORDER:
             self.requests.forget()

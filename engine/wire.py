@@ -26,6 +26,7 @@ from engine.checks import is_participant
 from engine.commands import AmendOrder, MassCancel
 from engine.events import Event
 from engine.names import NAME_MAX, PADDING, Name, Names, name_at
+from engine.packing import ARRAY, ARRAY_16, ARRAY_32, FIFTEEN, TEXT, TEXT_8, put_array, put_text
 from engine.ticket import CancelTicket, CommandTicket, OrderTicket
 from engine.types import PRICE_MAX, QUANTITY_MAX, OrderType, SelfTrade, Side, TimeInForce
 
@@ -49,18 +50,12 @@ _QUANTITY_MAX: Final = QUANTITY_MAX
 # MessagePack, as far as it is read here.
 _MAP_1: Final = 0x81
 _MAP_2: Final = 0x82
-_ARRAY: Final = 0x90  #: up to 15 elements
-_ARRAY_16: Final = 0xDC  #: with 2 bytes of length
-_ARRAY_32: Final = 0xDD
-_TEXT: Final = 0xA0  #: up to 31 bytes
-_TEXT_8: Final = 0xD9
 _FALSE: Final = 0xC2
 _TRUE: Final = 0xC3
 _NUMBER_8: Final = 0xCC  #: with 1 byte; 2, 4 and 8 follow
 _NUMBER_64: Final = 0xCF
 _NUMBER_MAX: Final = 2**63 - 1
 _PLAIN: Final = 0x80  #: below it a byte is a number itself, or a character
-_FIFTEEN: Final = 15
 
 _MESSAGE_ID: Final = b"\xaamessage_id"
 _COMMANDS: Final = b"\xa8commands"
@@ -115,13 +110,13 @@ class _Reader:
             return self.fail()
         first: i64 = data[at]
         at += 1
-        if first & ~_FIFTEEN == _ARRAY:
+        if first & ~FIFTEEN == ARRAY:
             self.at = at
-            return first & _FIFTEEN
+            return first & FIFTEEN
         stop = at + 2
-        if first == _ARRAY_32:
+        if first == ARRAY_32:
             stop = at + 4
-        elif first != _ARRAY_16:
+        elif first != ARRAY_16:
             return self.fail()
         if stop > self.end:
             return self.fail()
@@ -185,27 +180,34 @@ class _Reader:
         self.fail()
         return False
 
-    def size(self, least: i64, most: i64) -> i64:
-        """The length of the text here, which is of ASCII alone; its first character is next."""
+    def length(self, least: i64, most: i64) -> i64:
+        """The bytes of the text here; the first of them is next."""
         data = self.data
         at = self.at
         if at >= self.end:
             return self.fail()
         size: i64 = data[at]
         at += 1
-        if size & ~0x1F == _TEXT:
+        if size & ~0x1F == TEXT:
             size &= 0x1F
-        elif size == _TEXT_8 and at < self.end:
+        elif size == TEXT_8 and at < self.end:
             size = data[at]
             at += 1
         else:
             return self.fail()
         if size < least or size > most or at + size > self.end:
             return self.fail()
+        self.at = at
+        return size
+
+    def size(self, least: i64, most: i64) -> i64:
+        """The same of a text of ASCII alone."""
+        size = self.length(least, most)
+        data = self.data
+        at = self.at
         for i in range(at, at + size):
             if data[i] >= _PLAIN:
                 return self.fail()
-        self.at = at
         return size
 
     def text(self, least: i64, most: i64) -> str:
@@ -219,7 +221,7 @@ class _Reader:
 
     def name(self) -> Name:
         """An id."""
-        size = self.size(1, NAME_MAX)
+        size = self.length(1, NAME_MAX)
         at = self.at
         self.at = at + size
         name = name_at(self.data, at, size) if size else None
@@ -372,7 +374,6 @@ def read_groups(payload: bytes) -> list[tuple[int, str, list[Wish]]] | None:
 _ACCEPTED: Final = b"\x9e\xa8accepted"
 _CANCELLED: Final = b"\x9c\xa9cancelled"
 _TRADED: Final = b"\xdc\x00\x14\xa6traded"
-_TEXT_MOST: Final = 0x1F  #: the longest text whose header has its length
 _8_BITS: Final = 0xFF
 _16_BITS: Final = 0xFFFF
 _32_BITS: Final = 0xFFFFFFFF
@@ -467,11 +468,7 @@ class EventWriter:
         self._put(display_quantity)
         self._put_flag(repeat)
         self._put_flag(waiting)
-        if self.keeps:
-            return WrittenEvent(
-                out.getvalue(), participant, order_id, instrument, side, price, 0 if waiting else quantity
-            )
-        return out.getvalue()
+        return self._done(participant, order_id, instrument, side, price, 0 if waiting else quantity)
 
     def cancelled(
         self,
@@ -500,16 +497,19 @@ class EventWriter:
         self._put(quantity)
         self._put(reason)
         if request_id is None:
-            out.append(u8(_TEXT))
+            out.append(u8(TEXT))
         else:
             request_id.write(out)
         self._put_flag(repeat)
         self._put_flag(waiting)
-        if self.keeps:
-            return WrittenEvent(
-                out.getvalue(), participant, order_id, instrument, side, price, 0 if waiting else -quantity
-            )
-        return out.getvalue()
+        return self._done(participant, order_id, instrument, side, price, 0 if waiting else -quantity)
+
+    def _done(
+        self, participant: str, order_id: int, instrument: str, side: int, price: int, change: int
+    ) -> bytes | WrittenEvent:
+        """What was written, in the form that is asked for."""
+        written = self._out.getvalue()
+        return WrittenEvent(written, participant, order_id, instrument, side, price, change) if self.keeps else written
 
     def traded(
         self,
@@ -560,22 +560,10 @@ class EventWriter:
     def command(self, sequence: int, time_ns: int, events: Sequence[Event | WrittenEvent]) -> None:
         """What one command led to, behind those before it. Of the events some may be written by now."""
         out = self._out
-        out.append(u8(_ARRAY | 3))
+        out.append(u8(ARRAY | 3))
         self._put(sequence)
         self._put(time_ns)
-        size: i64 = len(events)
-        if size <= _FIFTEEN:
-            out.append(u8(_ARRAY | size))
-        elif size <= _16_BITS:
-            out.append(u8(_ARRAY_16))
-            out.append(u8(size >> 8))
-            out.append(u8(size & _8_BITS))
-        else:
-            out.append(u8(_ARRAY_32))
-            out.append(u8(size >> 24))
-            out.append(u8(size >> 16 & _8_BITS))
-            out.append(u8(size >> 8 & _8_BITS))
-            out.append(u8(size & _8_BITS))
+        put_array(len(events), out)
         for event in events:
             said: object = event
             if isinstance(said, bytes):
@@ -620,18 +608,14 @@ class EventWriter:
     def _put_text(self, text: str) -> None:
         out = self._out
         if not text:
-            out.append(u8(_TEXT))
+            out.append(u8(TEXT))
             return
         data = text.encode("utf-8")
         size: i64 = len(data)
-        if size <= _TEXT_MOST:
-            out.append(u8(_TEXT | size))
-        elif size <= _8_BITS:
-            out.append(u8(_TEXT_8))
-            out.append(u8(size))
-        else:
+        if size > _8_BITS:
             out.write(_encode(text))
             return
+        put_text(size, out)
         out.write(data)
 
     def _put_member(self, text: str) -> None:

@@ -145,10 +145,11 @@ class OrderFeed:
                 self._join(time_ns, event.instrument, event.order_id, event.side, event.price, event.quantity)
                 return
         seen: dict[str, _Instrument] = {}
+        said = plain(events)
         try:
-            self._fold(plain(events), seen)
+            self._fold(said, seen)
         except BookDrifted as error:  # a fault here must not stop a market that is in order
-            logger.error("order by order, after %s: %s; corrected from the engine's book", events[:3], error)
+            logger.error("order by order, after %s: %s; corrected from the engine's book", said[:3], error)
             for feed in seen.values():
                 self._correct(feed)
         for feed in seen.values():

@@ -574,7 +574,7 @@ class Log:
         alone = synced == offset and end <= self._allocated
         try:
             if end > self._allocated:
-                allocated = end + (min(max(self._ahead, end), AHEAD_MOST) if self._ahead else 0)
+                allocated = end + (max(self._ahead, min(end, AHEAD_MOST)) if self._ahead else 0)
                 self._file.write(self._allocated, bytes(allocated - self._allocated))
                 self._allocated = allocated
             if durable and alone:
